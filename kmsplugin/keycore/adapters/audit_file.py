@@ -1,0 +1,56 @@
+"""The audit log as a file of JSON lines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import orjson
+import structlog
+
+from keycore.ports import AuditEvent
+
+_log = structlog.get_logger(__name__)
+
+
+class FileAuditLog:
+    """Appends each event as one line with one ``write``, so that lines of several
+    processes never mix (``O_APPEND``, POSIX write semantics of local files)."""
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path`` for appending; it and its directory are made when missing."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def write(self, event: AuditEvent) -> None:
+        """Append one line.
+
+        A full disk must not make etcd unreadable, so a line that cannot be written
+        goes to the process's log instead, as an error.
+        """
+        line = orjson.dumps(
+            {
+                "time": event.time,
+                "operation": event.operation,
+                "outcome": event.outcome,
+                "face": event.face,
+                "actor": event.actor,
+                "correlation_id": event.correlation_id,
+                **event.details,
+            },
+            option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z,
+        )
+        try:
+            os.write(self._descriptor, line)
+        except OSError as error:
+            _log.error(
+                "audit line could not be written",
+                reason=error.strerror,
+                path=str(self._path),
+                line=line.decode().rstrip(),
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)

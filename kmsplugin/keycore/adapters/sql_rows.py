@@ -1,0 +1,403 @@
+"""Rows to domain values and back; the SQL of each table in one place.
+
+A row that cannot be read as a domain value was changed by somebody else, and is
+reported exactly like one whose MAC is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError as DuplicateError
+
+from keycore.adapters import sql_tables as t
+from keycore.domain.ids import ActivationId, InstanceId, KeyId, VersionId
+from keycore.domain.instances import Installation, Instance
+from keycore.domain.keys import Key, KeyKind, KeyState, KeyVersion, VersionState
+from keycore.domain.providers import Activation, ActivationState, Node, Provider
+from keycore.errors import AlreadyExistsError, IntegrityError
+from keycore.ports import KeyFilter, Signed, SignedT
+
+Values = Mapping[str, Any]
+
+
+def signature_of(signed: Signed[SignedT]) -> dict[str, Any]:
+    """Return the two columns that sign a record."""
+    return {"record_format": signed.record_format, "mac": signed.mac}
+
+
+@contextmanager
+def _read_as(kind: str, record_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError):
+        raise IntegrityError(kind, record_id) from None
+
+
+def upsert(connection: Connection, table: Table, identity: Values, values: Values) -> None:
+    """Update the row with that identity, or insert it."""
+    matches = [table.c[name] == value for name, value in identity.items()]
+    changed = connection.execute(update(table).where(*matches).values(**values))
+    if changed.rowcount == 0:
+        connection.execute(insert(table).values(**identity, **values))
+
+
+class SqlKeyRows:
+    """The key rows of one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Use the connection of the transaction."""
+        self._connection = connection
+
+    def get(self, key_id: KeyId) -> Signed[Key] | None:
+        """Return the key with its versions, or ``None``."""
+        return self._one(t.keys.c.id == key_id)
+
+    def owned_by(self, owner: str) -> Signed[Key] | None:
+        """Return the key that the resource owns, or ``None``."""
+        return self._one(t.keys.c.owner == owner)
+
+    def page(self, wanted: KeyFilter, *, offset: int, limit: int) -> Sequence[Signed[Key]]:
+        """Return one page, sorted by id, with two statements whatever its size."""
+        rows = self._connection.execute(
+            select(t.keys).where(*_matching(wanted)).order_by(t.keys.c.id).offset(offset).limit(limit)
+        ).all()
+        return self._with_versions(rows)
+
+    def count(self, wanted: KeyFilter) -> int:
+        """Return the number of matching keys."""
+        counted = select(func.count()).select_from(t.keys).where(*_matching(wanted))
+        return self._connection.execute(counted).scalar_one()
+
+    def save(self, key: Signed[Key]) -> None:
+        """Insert or replace the key and its versions.
+
+        Raises:
+            AlreadyExistsError: another key has the same owner.
+        """
+        record = key.record
+        try:
+            upsert(
+                self._connection,
+                t.keys,
+                {"id": record.id},
+                _key_values(record) | signature_of(key) | {"changed": bump(self._connection)},
+            )
+        except DuplicateError:
+            raise AlreadyExistsError("the resource owns another key already") from None
+        for version in record.versions:
+            upsert(
+                self._connection,
+                t.key_versions,
+                {"id": version.id},
+                {
+                    "key_id": record.id,
+                    "number": version.number,
+                    "state": version.state.value,
+                    "created_at": version.created_at,
+                    "wrapped": version.wrapped,
+                },
+            )
+
+    def _one(self, condition: ColumnElement[bool]) -> Signed[Key] | None:
+        rows = self._connection.execute(select(t.keys).where(condition)).all()
+        return next(iter(self._with_versions(rows)), None)
+
+    def _with_versions(self, rows: Sequence[Row[Any]]) -> list[Signed[Key]]:
+        ids = [row.id for row in rows]
+        versions: dict[str, list[Row[Any]]] = {key_id: [] for key_id in ids}
+        for chunk in _chunks(ids):
+            found = self._connection.execute(_VERSIONS, {"ids": chunk})
+            for version in found:
+                versions[version.key_id].append(version)
+        return [_key(row, versions[row.id]) for row in rows]
+
+
+_VERSIONS = (
+    select(t.key_versions)
+    .where(t.key_versions.c.key_id.in_(bindparam("ids", expanding=True)))
+    .order_by(t.key_versions.c.number)
+)
+
+_PARAMETERS_MAX = 500
+"""Values in one IN list; SQLite's own bound was 999 for long."""
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), _PARAMETERS_MAX):
+        yield ids[start : start + _PARAMETERS_MAX]
+
+
+def _matching(wanted: KeyFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.instance_id is not None:
+        conditions.append(t.keys.c.instance_id == wanted.instance_id)
+    if not wanted.deleted:
+        conditions.append(t.keys.c.state != int(KeyState.DESTROYED))
+    return conditions
+
+
+def _key_values(key: Key) -> dict[str, Any]:
+    return {
+        "instance_id": key.instance_id,
+        "name": key.name,
+        "description": key.description,
+        "kind": key.kind.value,
+        "state": int(key.state),
+        "imported": key.imported,
+        "bit_length": key.bit_length,
+        "created_at": key.created_at,
+        "created_by": key.created_by,
+        "updated_at": key.updated_at,
+        "expires_at": key.expires_at,
+        "deleted_at": key.deleted_at,
+        "owner": key.owner,
+        "rotation_marker": key.rotation_marker,
+    }
+
+
+def _key(row: Row[Any], versions: Iterable[Row[Any]]) -> Signed[Key]:
+    with _read_as("key", row.id):
+        record = Key(
+            id=KeyId(row.id),
+            instance_id=InstanceId(row.instance_id),
+            name=row.name,
+            description=row.description,
+            kind=KeyKind(row.kind),
+            state=KeyState(row.state),
+            imported=row.imported,
+            bit_length=row.bit_length,
+            created_at=row.created_at,
+            created_by=row.created_by,
+            updated_at=row.updated_at,
+            expires_at=row.expires_at,
+            deleted_at=row.deleted_at,
+            owner=row.owner,
+            rotation_marker=row.rotation_marker,
+            versions=tuple(
+                KeyVersion(
+                    id=VersionId(version.id),
+                    number=version.number,
+                    state=VersionState(version.state),
+                    created_at=version.created_at,
+                    wrapped=version.wrapped,
+                )
+                for version in versions
+            ),
+        )
+        return Signed(record, row.record_format, row.mac)
+
+
+class SqlProviderRows:
+    """The provider and node rows of one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Use the connection of the transaction."""
+        self._connection = connection
+
+    def get(self, name: str) -> Signed[Provider] | None:
+        """Return the provider with its ledger, or ``None``."""
+        return next(iter(self._select(t.providers.c.name == name)), None)
+
+    def all(self) -> Sequence[Signed[Provider]]:
+        """Return every provider with its ledger, sorted by name."""
+        return self._select()
+
+    def save(self, provider: Signed[Provider]) -> None:
+        """Insert or replace the provider and its ledger."""
+        record = provider.record
+        bump(self._connection)
+        upsert(
+            self._connection,
+            t.providers,
+            {"name": record.name},
+            {
+                "key_id": record.key_id,
+                "created_at": record.created_at,
+                "updated_at": record.updated_at,
+            }
+            | signature_of(provider),
+        )
+        for activation in record.activations:
+            upsert(
+                self._connection,
+                t.activations,
+                {"id": activation.id},
+                {
+                    "provider": record.name,
+                    "sequence": activation.sequence,
+                    "key_id": activation.key_id,
+                    "version_id": activation.version_id,
+                    "state": activation.state.value,
+                    "created_at": activation.created_at,
+                },
+            )
+
+    def nodes(self, provider: str | None = None) -> Sequence[Signed[Node]]:
+        """Return the nodes of one or of every provider, sorted by name."""
+        statement = select(t.nodes).order_by(t.nodes.c.provider, t.nodes.c.name)
+        if provider is not None:
+            statement = statement.where(t.nodes.c.provider == provider)
+        return [_node(row) for row in self._connection.execute(statement)]
+
+    def save_node(self, node: Signed[Node]) -> None:
+        """Insert or replace the node; a heartbeat is no change that others must read."""
+        record = node.record
+        upsert(
+            self._connection,
+            t.nodes,
+            {"provider": record.provider, "name": record.name},
+            {
+                "loaded": record.loaded,
+                "registered_at": record.registered_at,
+                "seen_at": record.seen_at,
+            }
+            | signature_of(node),
+        )
+
+    def remove_node(self, provider: str, name: str) -> None:
+        """Remove the node if it is there."""
+        self._connection.execute(
+            delete(t.nodes).where(t.nodes.c.provider == provider, t.nodes.c.name == name)
+        )
+
+    def _select(self, *conditions: ColumnElement[bool]) -> list[Signed[Provider]]:
+        rows = self._connection.execute(
+            select(t.providers).where(*conditions).order_by(t.providers.c.name)
+        ).all()
+        return [_provider(row, self._ledger(row.name)) for row in rows]
+
+    def _ledger(self, name: str) -> Sequence[Row[Any]]:
+        return self._connection.execute(
+            select(t.activations)
+            .where(t.activations.c.provider == name)
+            .order_by(t.activations.c.sequence)
+        ).all()
+
+
+def _provider(row: Row[Any], ledger: Iterable[Row[Any]]) -> Signed[Provider]:
+    with _read_as("provider", row.name):
+        record = Provider(
+            name=row.name,
+            key_id=KeyId(row.key_id),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            activations=tuple(
+                Activation(
+                    id=ActivationId(activation.id),
+                    sequence=activation.sequence,
+                    key_id=KeyId(activation.key_id),
+                    version_id=VersionId(activation.version_id),
+                    state=ActivationState(activation.state),
+                    created_at=activation.created_at,
+                )
+                for activation in ledger
+            ),
+        )
+        return Signed(record, row.record_format, row.mac)
+
+
+def _node(row: Row[Any]) -> Signed[Node]:
+    with _read_as("node", f"{row.provider}/{row.name}"):
+        record = Node(row.provider, row.name, row.loaded, row.registered_at, row.seen_at)
+        return Signed(record, row.record_format, row.mac)
+
+
+class SqlInstanceRows:
+    """The instance rows and the installation row of one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Use the connection of the transaction."""
+        self._connection = connection
+
+    def get(self, instance_id: InstanceId) -> Signed[Instance] | None:
+        """Return the instance or ``None``."""
+        return next(iter(self._select(t.instances.c.id == instance_id)), None)
+
+    def bound_to(self, namespace: str) -> Signed[Instance] | None:
+        """Return the instance bound to the namespace, or ``None``."""
+        return next(iter(self._select(t.instances.c.namespace == namespace)), None)
+
+    def all(self) -> Sequence[Signed[Instance]]:
+        """Return every instance, sorted by id."""
+        return self._select()
+
+    def save(self, instance: Signed[Instance]) -> None:
+        """Insert or replace the instance.
+
+        Raises:
+            AlreadyExistsError: another instance is bound to the same namespace.
+        """
+        record = instance.record
+        bump(self._connection)
+        try:
+            upsert(
+                self._connection,
+                t.instances,
+                {"id": record.id},
+                {
+                    "name": record.name,
+                    "namespace": record.namespace,
+                    "created_at": record.created_at,
+                }
+                | signature_of(instance),
+            )
+        except DuplicateError:
+            raise AlreadyExistsError(
+                f"another instance is bound to namespace {record.namespace}",
+                hint="unbind it first: keyplane instance bind <id> --unbind",
+            ) from None
+
+    def installation(self) -> Signed[Installation] | None:
+        """Return the installation row, or ``None``."""
+        row = self._connection.execute(select(t.installations)).one_or_none()
+        if row is None:
+            return None
+        with _read_as("installation", row.id):
+            record = Installation(row.id, row.token_label, row.token_serial, row.created_at)
+            return Signed(record, row.record_format, row.mac)
+
+    def save_installation(self, installation: Signed[Installation]) -> None:
+        """Insert the installation row."""
+        record = installation.record
+        self._connection.execute(
+            insert(t.installations).values(
+                id=record.id,
+                token_label=record.token_label,
+                token_serial=record.token_serial,
+                created_at=record.created_at,
+                **signature_of(installation),
+            )
+        )
+
+    def _select(self, *conditions: ColumnElement[bool]) -> list[Signed[Instance]]:
+        rows = self._connection.execute(
+            select(t.instances).where(*conditions).order_by(t.instances.c.id)
+        )
+        return [_instance(row) for row in rows]
+
+
+def _instance(row: Row[Any]) -> Signed[Instance]:
+    with _read_as("instance", row.id):
+        record = Instance(InstanceId(row.id), row.name, row.namespace, row.created_at)
+        return Signed(record, row.record_format, row.mac)
+
+
+def bump(connection: Connection) -> int:
+    """Count one more write and return its number; the row serialises writers."""
+    connection.execute(update(t.changes).values(sequence=t.changes.c.sequence + 1))
+    return connection.execute(select(t.changes.c.sequence)).scalar_one()

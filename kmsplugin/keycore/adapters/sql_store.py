@@ -1,0 +1,254 @@
+"""The store port on SQLAlchemy, embedded as one SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, select, text, update
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from keycore.adapters import sql_tables as t
+from keycore.adapters.sql_rows import SqlInstanceRows, SqlKeyRows, SqlProviderRows
+from keycore.domain.ids import KeyId, VersionId
+from keycore.errors import StoreSetupError, StoreUnavailableError
+from keycore.ports import Changes
+
+BUSY_SECONDS = 5
+"""How long a writer waits for another one before the store counts as unavailable."""
+
+_WRITES = "keyplane_writes"
+
+
+@dataclass(frozen=True, slots=True)
+class SqlTransaction:
+    """The rows of one transaction."""
+
+    keys: SqlKeyRows
+    providers: SqlProviderRows
+    instances: SqlInstanceRows
+
+
+class SqlStore:
+    """Records in one database; every method maps the driver's errors."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Use an engine whose schema is right; see :meth:`open` and :meth:`create`."""
+        self._engine = engine
+
+    @classmethod
+    def open(cls, path: Path) -> SqlStore:
+        """Open the store of an installation, and scrub what a killed deletion left.
+
+        Raises:
+            StoreSetupError: the file is no store, or of another release's schema.
+            StoreUnavailableError: it did not answer.
+        """
+        engine = _engine(path)
+        try:
+            revision = _revision(engine)
+        except StoreUnavailableError:
+            engine.dispose()
+            raise
+        if revision != t.SCHEMA_REVISION:
+            engine.dispose()
+            raise StoreSetupError(
+                f"the store {path} has schema {revision or 'none'}, "
+                f"this release needs {t.SCHEMA_REVISION}",
+                hint="run the release that made it, or finish keyplane init",
+            )
+        store = cls(engine)
+        store.scrub()
+        return store
+
+    @classmethod
+    def create(cls, path: Path) -> SqlStore:
+        """Make the file and bring its schema to this release's; repeating changes nothing.
+
+        Raises:
+            StoreUnavailableError: it cannot be made or did not answer.
+        """
+        # Alembic takes long to import and is needed nowhere else.
+        from keycore.adapters.migrations import upgrade
+
+        engine = _engine(path)
+        with _store_errors(), engine.begin() as connection:
+            upgrade(connection)
+        path.chmod(0o600)
+        return cls(engine)
+
+    @staticmethod
+    def holds_installation(path: Path) -> bool:
+        """Tell whether ``init`` has finished on this file; nothing in it is verified.
+
+        Raises:
+            StoreUnavailableError: it did not answer.
+        """
+        engine = _engine(path)
+        try:
+            if _revision(engine) is None:
+                return False
+            with _store_errors(), engine.connect() as connection:
+                return connection.execute(select(t.installations.c.id)).first() is not None
+        finally:
+            engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[SqlTransaction]:
+        """Open a consistent view.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        with _store_errors(), self._engine.connect() as connection:
+            yield _transaction(connection)
+
+    @contextmanager
+    def writing(self) -> Iterator[SqlTransaction]:
+        """Open the only writer; commit on leaving, roll back on an exception.
+
+        Raises:
+            StoreUnavailableError: the store did not answer; nothing was written.
+        """
+        with self._writer() as connection:
+            yield _transaction(connection)
+
+    def changes_since(self, sequence: int) -> Changes:
+        """Return what was written after ``sequence``.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        with _store_errors(), self._engine.connect() as connection:
+            newest = connection.execute(_NEWEST).scalar_one()
+            if newest == sequence:
+                return Changes(newest, frozenset())
+            changed = connection.execute(select(t.keys.c.id).where(t.keys.c.changed > sequence))
+            return Changes(newest, frozenset(KeyId(row.id) for row in changed))
+
+    def reserve_uses(self, version_id: VersionId, count: int, limit: int) -> int:
+        """Reserve up to ``count`` uses and return how many were granted.
+
+        Raises:
+            StoreUnavailableError: the store did not answer; nothing was reserved.
+        """
+        versions = t.key_versions
+        with self._writer() as connection:
+            used = connection.execute(
+                select(versions.c.uses).where(versions.c.id == version_id)
+            ).scalar_one_or_none()
+            granted = 0 if used is None else max(0, min(count, limit - used))
+            connection.execute(
+                update(versions)
+                .where(versions.c.id == version_id)
+                .values(uses=versions.c.uses + granted)
+            )
+            return granted
+
+    def uses(self, version_ids: Iterable[VersionId]) -> Mapping[VersionId, int]:
+        """Return how many uses were granted for each version.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        versions = t.key_versions
+        statement = select(versions.c.id, versions.c.uses).where(
+            versions.c.id.in_(list(version_ids))
+        )
+        with _store_errors(), self._engine.connect() as connection:
+            return {VersionId(row.id): row.uses for row in connection.execute(statement)}
+
+    def scrub(self) -> None:
+        """Write the log back into the file and truncate it.
+
+        ``secure_delete`` overwrites deleted bytes in the database file alone; the
+        write-ahead log would keep the page as it was before.
+
+        Raises:
+            StoreUnavailableError: another process kept it busy for too long.
+        """
+        with _store_errors(), self._engine.connect() as connection:
+            autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
+            busy = autocommit.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]
+        if busy:
+            raise StoreUnavailableError("the store is too busy to be scrubbed")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _writer(self) -> Iterator[Connection]:
+        options = {_WRITES: True}
+        with (
+            _store_errors(),
+            self._engine.connect().execution_options(**options) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+
+_NEWEST = select(t.changes.c.sequence)
+
+
+def _transaction(connection: Connection) -> SqlTransaction:
+    return SqlTransaction(
+        SqlKeyRows(connection), SqlProviderRows(connection), SqlInstanceRows(connection)
+    )
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}", hide_parameters=True, connect_args={"timeout": BUSY_SECONDS}
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _: Any) -> None:
+        # The driver's own BEGIN comes too late for a consistent read; see _begin.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in (
+            "journal_mode=WAL",
+            # An acknowledged write survives a power cut.
+            "synchronous=FULL",
+            "secure_delete=ON",
+            "foreign_keys=ON",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A writer takes the lock at once, so what it reads is what it will replace.
+        writes = connection.get_execution_options().get(_WRITES)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _revision(engine: Engine) -> str | None:
+    with _store_errors(), engine.connect() as connection:
+        known = connection.execute(
+            text("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'")
+        ).first()
+        if known is None:
+            return None
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """Map the driver's errors; the SQL in their texts must not travel further."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise StoreUnavailableError(
+            f"the store did not answer: {error.orig}",
+            hint="check the disk and the permissions of the state directory",
+        ) from None
+    except SQLAlchemyError as error:
+        raise StoreUnavailableError(f"the store did not answer ({type(error).__name__})") from None

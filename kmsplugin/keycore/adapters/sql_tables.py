@@ -1,0 +1,152 @@
+"""The tables of the store, as SQLAlchemy Core describes them.
+
+Times are whole microseconds since 1970 in UTC: exact, comparable, and the same
+on every engine. Everything that is signed is stored as it was signed; the
+columns ``changed`` and ``uses`` and a node's ``seen_at`` are not signed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from keycore.domain.framing import from_microseconds, to_microseconds
+
+SCHEMA_REVISION = "0001"
+"""The migration that this release needs; ``migrations/versions`` ends with it."""
+
+metadata = MetaData()
+
+
+class Microseconds(TypeDecorator[datetime]):
+    """An aware UTC datetime as an integer."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Return the integer to store."""
+        return None if value is None else to_microseconds(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """Return the stored moment."""
+        return None if value is None else from_microseconds(value)
+
+
+def _signature() -> tuple[Column[int], Column[bytes]]:
+    return (
+        Column("record_format", Integer, nullable=False),
+        Column("mac", LargeBinary, nullable=False),
+    )
+
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+)
+"""One row: the number of the newest write."""
+
+installations = Table(
+    "installations",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("token_label", String(32), nullable=False),
+    Column("token_serial", String(32), nullable=False),
+    Column("created_at", Microseconds, nullable=False),
+    *_signature(),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("namespace", String(63), unique=True),
+    Column("created_at", Microseconds, nullable=False),
+    *_signature(),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("instance_id", String(36), ForeignKey("instances.id"), nullable=False, index=True),
+    Column("name", String(90), nullable=False),
+    Column("description", String(240)),
+    Column("kind", String(16), nullable=False),
+    Column("state", Integer, nullable=False),
+    Column("imported", Boolean, nullable=False),
+    Column("bit_length", Integer, nullable=False),
+    Column("created_at", Microseconds, nullable=False),
+    Column("created_by", String(255), nullable=False),
+    Column("updated_at", Microseconds, nullable=False),
+    Column("expires_at", Microseconds),
+    Column("deleted_at", Microseconds),
+    Column("owner", String(255), unique=True),
+    Column("rotation_marker", String(255)),
+    Column("changed", BigInteger, nullable=False, index=True),
+    *_signature(),
+)
+
+key_versions = Table(
+    "key_versions",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("key_id", String(36), ForeignKey("keys.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("created_at", Microseconds, nullable=False),
+    Column("wrapped", LargeBinary),
+    Column("uses", BigInteger, nullable=False, server_default="0"),
+    UniqueConstraint("key_id", "number"),
+)
+
+providers = Table(
+    "providers",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("key_id", String(36), ForeignKey("keys.id"), nullable=False),
+    Column("created_at", Microseconds, nullable=False),
+    Column("updated_at", Microseconds, nullable=False),
+    *_signature(),
+)
+
+activations = Table(
+    "activations",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("provider", String(63), ForeignKey("providers.name"), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("key_id", String(36), ForeignKey("keys.id"), nullable=False),
+    Column("version_id", String(36), ForeignKey("key_versions.id"), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("created_at", Microseconds, nullable=False),
+    UniqueConstraint("provider", "sequence"),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("provider", String(63), primary_key=True),
+    Column("name", String(253), primary_key=True),
+    Column("loaded", Integer, nullable=False),
+    Column("registered_at", Microseconds, nullable=False),
+    Column("seen_at", Microseconds, nullable=False),
+    *_signature(),
+)

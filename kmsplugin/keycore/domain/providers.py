@@ -1,0 +1,179 @@
+"""KMS providers, their activations and nodes, and the pure rules of two-phase rotation.
+
+A provider is what one kube-apiserver configuration calls by name. Each time it
+is bound to a key, or that key is rotated, it gets a new *activation*; the
+activation's id is the ``key_id`` that the API server stores beside every object.
+All activations together are the ledger: an id in it is never given out twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from keycore.domain.ids import ActivationId, KeyId, VersionId
+from keycore.errors import InvalidRequestError
+
+_PROVIDER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""A DNS label (RFC 1123): it can never hold the ``:`` that ends the name in etcd's prefix."""
+
+_NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+"""A DNS subdomain (RFC 1123), which is what Kubernetes calls nodes."""
+
+
+class ActivationState(StrEnum):
+    """Life of an activation: pending → active → retired → released.
+
+    Pending: nodes load it, nothing is encrypted with it. Active: Status reports
+    it. Retired: it decrypts only. Released: it is given up, and kept in the
+    ledger only so that its id stays taken.
+    """
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    RETIRED = "retired"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """One entry of the ledger.
+
+    Attributes:
+        sequence: 1 for a provider's first activation, counting up without gaps.
+    """
+
+    id: ActivationId
+    sequence: int
+    key_id: KeyId
+    version_id: VersionId
+    state: ActivationState
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A KMS provider with its whole ledger: signed, stored and changed as one.
+
+    Attributes:
+        key_id: the key it is bound to, the newest activation's.
+        activations: in order of their sequence, never empty.
+    """
+
+    name: str
+    key_id: KeyId
+    created_at: datetime
+    updated_at: datetime
+    activations: tuple[Activation, ...]
+
+    @property
+    def active(self) -> Activation | None:
+        """The activation that encrypts; ``None`` until the first one is loaded everywhere."""
+        return self._only(ActivationState.ACTIVE)
+
+    @property
+    def pending(self) -> Activation | None:
+        """The activation that some registered node has not loaded yet."""
+        return self._only(ActivationState.PENDING)
+
+    @property
+    def live(self) -> tuple[Activation, ...]:
+        """All activations that must be decryptable: everything not released."""
+        return tuple(a for a in self.activations if a.state is not ActivationState.RELEASED)
+
+    def needs(self, key_id: KeyId) -> bool:
+        """Tell whether objects in etcd may depend on the key."""
+        return any(a.key_id == key_id for a in self.live)
+
+    def _only(self, state: ActivationState) -> Activation | None:
+        return next((a for a in self.activations if a.state is state), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A registered provider process, one per control-plane node.
+
+    Attributes:
+        loaded: every live activation up to this sequence can be decrypted there.
+        seen_at: last sign of life; a heartbeat, so it is not signed.
+    """
+
+    provider: str
+    name: str
+    loaded: int
+    registered_at: datetime
+    seen_at: datetime
+
+
+def check_provider_name(name: str) -> str:
+    """Return ``name`` if it is a DNS label.
+
+    Raises:
+        InvalidRequestError: it is not.
+    """
+    if not _PROVIDER_NAME.fullmatch(name):
+        raise InvalidRequestError(
+            "a provider name has 1 to 63 characters a-z, 0-9 and '-', and no '-' at its ends",
+            field="provider",
+        )
+    return name
+
+
+def check_node_name(name: str) -> str:
+    """Return ``name`` if it is a DNS subdomain.
+
+    Raises:
+        InvalidRequestError: it is not.
+    """
+    if not _NODE_NAME.fullmatch(name):
+        raise InvalidRequestError(
+            "a node name has 1 to 253 characters a-z, 0-9, '-' and '.'", field="node"
+        )
+    return name
+
+
+def nodes_without(activation: Activation, nodes: Iterable[Node]) -> list[str]:
+    """Return the names of the registered nodes, alive or not, that cannot decrypt it yet."""
+    return sorted(node.name for node in nodes if node.loaded < activation.sequence)
+
+
+def with_activation(provider: Provider, activation: Activation, now: datetime) -> Provider:
+    """Return ``provider`` bound to the activation's key, the activation pending."""
+    return replace(
+        provider,
+        key_id=activation.key_id,
+        activations=(*provider.activations, activation),
+        updated_at=now,
+    )
+
+
+def with_pending_activated(provider: Provider, now: datetime) -> Provider:
+    """Return ``provider`` with its pending activation active and the former one retired."""
+    successor = {
+        ActivationState.ACTIVE: ActivationState.RETIRED,
+        ActivationState.PENDING: ActivationState.ACTIVE,
+    }
+    return replace(
+        provider,
+        activations=tuple(
+            replace(a, state=successor.get(a.state, a.state)) for a in provider.activations
+        ),
+        updated_at=now,
+    )
+
+
+def with_key_released(provider: Provider, key_id: KeyId, now: datetime) -> Provider:
+    """Return ``provider`` with every retired activation of the key released."""
+    return replace(
+        provider,
+        activations=tuple(
+            replace(a, state=ActivationState.RELEASED)
+            if a.key_id == key_id and a.state is ActivationState.RETIRED
+            else a
+            for a in provider.activations
+        ),
+        updated_at=now,
+    )

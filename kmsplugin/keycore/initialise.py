@@ -1,0 +1,153 @@
+"""``keyplane init``: from an empty directory to a finished installation, safe to interrupt.
+
+Every step looks first at what is there, so a run that was killed is simply
+repeated. The last step writes the signed installation row; before it nothing
+counts as initialised, after it ``init`` refuses.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from keycore.adapters.audit_file import FileAuditLog
+from keycore.adapters.pkcs11_module import Pkcs11Module
+from keycore.adapters.pkcs11_token import Pkcs11Token, provision
+from keycore.adapters.softhsm import initialise_embedded_token, use_embedded_softhsm
+from keycore.adapters.sql_store import SqlStore
+from keycore.adapters.system_clock import SystemClock
+from keycore.bootstrap import check_owner, pin_file
+from keycore.domain.ids import InstanceId, new_uuid
+from keycore.domain.instances import Installation, Instance, check_namespace
+from keycore.errors import AlreadyInitialisedError, SettingsError
+from keycore.ports import TokenDescription
+from keycore.service.caller import Auditor, Caller
+from keycore.service.records import Records
+from keycore.settings import Settings
+
+DEFAULT_INSTANCE = "default"
+"""Name of the instance that ``init`` makes, so that a first key has a home."""
+
+DEFAULT_NAMESPACE = "keyplane-system"
+"""The Kubernetes namespace that the default instance is bound to."""
+
+PIN_DIGITS = 16
+"""Length of generated PINs: 53 bits, within what every token's PIN length allows."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What ``init`` has made."""
+
+    installation: Installation
+    instance: Instance
+    token: TokenDescription
+
+
+def initialise(
+    settings: Settings,
+    caller: Caller,
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    progress: Progress = lambda _: None,
+) -> Initialised:
+    """Make state directory, token objects, store and the default instance.
+
+    Args:
+        settings: where things go.
+        caller: for the audit line.
+        namespace: Kubernetes namespace to bind the default instance to.
+        progress: gets one sentence before each step.
+
+    Raises:
+        AlreadyInitialisedError: there is a finished installation; nothing was changed.
+        SetupError: directory, module, token or PIN unusable.
+        UnavailableError: token or store did not answer.
+    """
+    check_namespace(namespace)
+    _make_state_dir(settings.state_dir)
+    _refuse_if_finished(settings)
+    with ExitStack() as stack:
+        if settings.embedded:
+            progress("make PIN files and the SoftHSM2 token")
+            _initialise_embedded(settings)
+        module = Pkcs11Module(settings.module)
+        found = module.token(settings.token.label, settings.token.serial)
+        session = module.login(found, pin_file(settings), writable=True)
+        progress("make the master, sealing and record MAC keys in the token")
+        provision(module, session)
+        token = Pkcs11Token(module, session)
+        stack.callback(token.close)
+        progress("make the store")
+        store = SqlStore.create(settings.database)
+        stack.callback(store.close)
+        audit = FileAuditLog(settings.audit_dir / f"{caller.face}.jsonl")
+        stack.callback(audit.close)
+        with Auditor(audit, SystemClock()).decision(caller, "init") as decision:
+            made = _write_first_rows(store, token, namespace)
+            decision.note(installation=made.installation.id, instance=made.instance.id)
+        return made
+
+
+def _make_state_dir(state_dir: Path) -> None:
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"the state directory {state_dir} cannot be made: {error.strerror}",
+            hint="run as a user that may, or set state_dir",
+        ) from None
+    check_owner(state_dir)
+    state_dir.chmod(0o700)
+
+
+def _refuse_if_finished(settings: Settings) -> None:
+    if not settings.database.is_file() or not SqlStore.holds_installation(settings.database):
+        return
+    raise AlreadyInitialisedError(
+        f"{settings.state_dir} is initialised; nothing was changed",
+        hint="see: keyplane status",
+    )
+
+
+def _initialise_embedded(settings: Settings) -> None:
+    so_pin = _pin(settings.pins_dir / "so.pin")
+    user_pin = _pin(settings.pin_file)
+    use_embedded_softhsm(settings.state_dir)
+    initialise_embedded_token(settings.module, settings.token.label, so_pin, user_pin)
+
+
+def _pin(path: Path) -> str:
+    """Return the PIN in ``path``, made and written durably when there is none."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    if not path.exists():
+        pin = "".join(secrets.choice("0123456789") for _ in range(PIN_DIGITS))
+        _write_durably(path, pin + "\n")
+    return path.read_text(encoding="ascii").strip()
+
+
+def _write_durably(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def _write_first_rows(store: SqlStore, token: Pkcs11Token, namespace: str) -> Initialised:
+    now = SystemClock().now()
+    description = token.describe()
+    instance = Instance(InstanceId(new_uuid()), DEFAULT_INSTANCE, namespace, now)
+    installation = Installation(new_uuid(), description.label, description.serial, now)
+    with Records(store, token).writing() as unit:
+        unit.save_instance(instance)
+        unit.save_installation(installation)
+    return Initialised(installation, instance, description)

@@ -1,0 +1,355 @@
+"""What the core needs from the outside, as small protocols.
+
+Adapters do not inherit from them; :mod:`keycore.bootstrap` assigns each adapter
+to its port once, and one contract suite per port runs on the fake and on every
+real adapter. All methods may be called from several threads at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from keycore.domain.ids import InstanceId, KeyId, VersionId
+from keycore.domain.instances import Installation, Instance
+from keycore.domain.keys import Key
+from keycore.domain.providers import Node, Provider
+
+SignedT = TypeVar("SignedT", Key, Provider, Node, Instance, Installation)
+
+
+class Clock(Protocol):
+    """Where time comes from."""
+
+    def now(self) -> datetime:
+        """Return the current time, aware, in UTC."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back, for measuring how old something is."""
+
+
+# --- token ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A root key version as the token needs it for use.
+
+    Attributes:
+        version_id: names the handle in the token's cache; one id, one key, for ever.
+        blob: the key wrapped by the master key (RFC 5649), 40 bytes for AES-256.
+    """
+
+    version_id: VersionId
+    blob: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDescription:
+    """What the token is and what it guarantees.
+
+    Attributes:
+        guards_unwrapping: ``True`` when the token itself refuses to unwrap a stored
+            key readable. Where ``False``, whoever holds the PIN and the store can
+            read root keys.
+    """
+
+    label: str
+    serial: str
+    manufacturer: str
+    model: str
+    guards_unwrapping: bool
+
+
+class RootKeys(Protocol):
+    """Root keys that exist outside the token only wrapped, and are used only inside it."""
+
+    def generate_key(self) -> bytes:
+        """Make an AES-256 key inside the token and return it wrapped (40 bytes).
+
+        Raises:
+            TokenUnavailableError: the token did not answer.
+        """
+
+    def import_key(self, material: bytes) -> bytes:
+        """Return 32 bytes of given key material wrapped (40 bytes).
+
+        Raises:
+            TokenUnavailableError: the token did not answer.
+        """
+
+    def encrypt(self, key: WrappedKey, plaintext: bytes, aad: bytes) -> bytes:
+        """Return nonce (12, fresh, from the token), ciphertext and tag (16) (AES-256-GCM).
+
+        Raises:
+            TokenUnavailableError: the token did not answer.
+        """
+
+    def decrypt(self, key: WrappedKey, body: bytes, aad: bytes) -> bytes:
+        """Return the plaintext of what :meth:`encrypt` returned.
+
+        Raises:
+            CiphertextRejectedError: it does not open under this key and AAD.
+            TokenUnavailableError: the token did not answer.
+        """
+
+    def forget(self, version_ids: Iterable[VersionId]) -> None:
+        """Destroy the token's working copies of these versions, if there are any."""
+
+
+class Sealer(Protocol):
+    """Encryption of payloads that may be handed out again: standard keys."""
+
+    def random_bytes(self, count: int) -> bytes:
+        """Return ``count`` bytes of the token's random source.
+
+        Raises:
+            TokenUnavailableError: the token did not answer.
+        """
+
+    def seal(self, payload: bytes, aad: bytes) -> bytes:
+        """Return ``payload`` encrypted by the sealing key (AES-256-GCM).
+
+        Raises:
+            TokenUnavailableError: the token did not answer.
+        """
+
+    def unseal(self, sealed: bytes, aad: bytes) -> bytes:
+        """Return the payload that :meth:`seal` encrypted under the same ``aad``.
+
+        Raises:
+            CiphertextRejectedError: it does not open.
+            TokenUnavailableError: the token did not answer.
+        """
+
+
+class RecordSigner(Protocol):
+    """HMAC-SHA-256 by the record MAC key."""
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the 32-byte MAC of ``data``.
+
+        Raises:
+            TokenUnavailableError: the token did not answer.
+        """
+
+    def is_signed(self, data: bytes, mac: bytes) -> bool:
+        """Tell whether ``mac`` is the MAC of ``data``; the caller turns ``False`` into an error.
+
+        Raises:
+            TokenUnavailableError: the token did not answer.
+        """
+
+
+class Token(RootKeys, Sealer, RecordSigner, Protocol):
+    """Everything that one PKCS#11 token does for the core."""
+
+    def check(self) -> None:
+        """Prove that token objects answer; cached session keys would outlive a lost token.
+
+        Raises:
+            TokenUnavailableError: they do not.
+        """
+
+    def describe(self) -> TokenDescription:
+        """Return what the token is; no call to the module."""
+
+    def close(self) -> None:
+        """Give back everything held in the token; the object is not used afterwards."""
+
+
+# --- store ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Signed(Generic[SignedT]):
+    """A record as it lies in the store.
+
+    Attributes:
+        record_format: which encoding of :mod:`keycore.domain.records` was signed.
+        mac: the record MAC, 32 bytes.
+    """
+
+    record: SignedT
+    record_format: int
+    mac: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFilter:
+    """Which keys a list or count takes.
+
+    Attributes:
+        instance_id: ``None`` for all instances.
+        deleted: ``True`` adds tombstones.
+    """
+
+    instance_id: InstanceId | None = None
+    deleted: bool = False
+
+
+class KeyRows(Protocol):
+    """Keys with their versions. Inside ``writing()``, a read locks the row it returns."""
+
+    def get(self, key_id: KeyId) -> Signed[Key] | None:
+        """Return the key, tombstones included, or ``None``."""
+
+    def owned_by(self, owner: str) -> Signed[Key] | None:
+        """Return the key that the resource owns, or ``None``."""
+
+    def page(self, wanted: KeyFilter, *, offset: int, limit: int) -> Sequence[Signed[Key]]:
+        """Return ``limit`` keys from ``offset`` on, sorted by id."""
+
+    def count(self, wanted: KeyFilter) -> int:
+        """Return how many keys :meth:`page` could return."""
+
+    def save(self, key: Signed[Key]) -> None:
+        """Insert or replace the key and its versions; destroyed material is overwritten.
+
+        Raises:
+            AlreadyExistsError: another key has the same owner.
+        """
+
+
+class ProviderRows(Protocol):
+    """Providers with their ledgers, and the nodes registered for them."""
+
+    def get(self, name: str) -> Signed[Provider] | None:
+        """Return the provider or ``None``."""
+
+    def all(self) -> Sequence[Signed[Provider]]:
+        """Return every provider, sorted by name."""
+
+    def save(self, provider: Signed[Provider]) -> None:
+        """Insert or replace the provider and its ledger."""
+
+    def nodes(self, provider: str | None = None) -> Sequence[Signed[Node]]:
+        """Return the registered nodes of one or of every provider, sorted by name."""
+
+    def save_node(self, node: Signed[Node]) -> None:
+        """Insert or replace the node."""
+
+    def remove_node(self, provider: str, name: str) -> None:
+        """Remove the node if it is there."""
+
+
+class InstanceRows(Protocol):
+    """Instances, and the one installation row."""
+
+    def get(self, instance_id: InstanceId) -> Signed[Instance] | None:
+        """Return the instance or ``None``."""
+
+    def bound_to(self, namespace: str) -> Signed[Instance] | None:
+        """Return the instance that an administrator bound to the namespace, or ``None``."""
+
+    def all(self) -> Sequence[Signed[Instance]]:
+        """Return every instance, sorted by id."""
+
+    def save(self, instance: Signed[Instance]) -> None:
+        """Insert or replace the instance.
+
+        Raises:
+            AlreadyExistsError: another instance is bound to the same namespace.
+        """
+
+    def installation(self) -> Signed[Installation] | None:
+        """Return the installation row, or ``None`` before ``init`` has finished."""
+
+    def save_installation(self, installation: Signed[Installation]) -> None:
+        """Insert the installation row."""
+
+
+class Transaction(Protocol):
+    """One unit of work: all of it happens, or nothing."""
+
+    @property
+    def keys(self) -> KeyRows:
+        """The keys."""
+
+    @property
+    def providers(self) -> ProviderRows:
+        """The providers and nodes."""
+
+    @property
+    def instances(self) -> InstanceRows:
+        """The instances and the installation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What was written after a point in time.
+
+    Attributes:
+        sequence: the newest write's number; 0 in an untouched store.
+        key_ids: keys written since the number that was asked about.
+    """
+
+    sequence: int
+    key_ids: frozenset[KeyId]
+
+
+class Store(Protocol):
+    """Where records live. Every method may raise ``StoreUnavailableError``."""
+
+    def reading(self) -> AbstractContextManager[Transaction]:
+        """Open a consistent view for reading."""
+
+    def writing(self) -> AbstractContextManager[Transaction]:
+        """Open the only writer; commit on leaving, roll back on an exception.
+
+        When the block has been left without an exception, its writes survive a
+        crash of the process and of the machine.
+        """
+
+    def changes_since(self, sequence: int) -> Changes:
+        """Return what other processes and this one wrote after ``sequence``."""
+
+    def reserve_uses(self, version_id: VersionId, count: int, limit: int) -> int:
+        """Reserve up to ``count`` encryptions, durably, and return how many were granted.
+
+        The sum of everything ever granted for a version never exceeds ``limit``;
+        0 means that it is used up. Uses lost in a crash are never given back.
+        """
+
+    def uses(self, version_ids: Iterable[VersionId]) -> Mapping[VersionId, int]:
+        """Return how many uses were granted for each version."""
+
+    def scrub(self) -> None:
+        """Make sure that no file of the store holds overwritten bytes any more."""
+
+    def close(self) -> None:
+        """Give back connections."""
+
+
+# --- audit ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One decision, allowed or refused.
+
+    Attributes:
+        operation: dotted verb such as ``key.rotate``.
+        outcome: ``ok``, or the ``code`` of the error that the caller got.
+        actor: who asked, as the face knows it.
+        correlation_id: the caller's own id of the request, empty for none.
+        details: further safe facts; never material, plaintext, AAD or credentials.
+    """
+
+    time: datetime
+    operation: str
+    outcome: str
+    face: str
+    actor: str
+    correlation_id: str
+    details: Mapping[str, str | int]
+
+
+class AuditLog(Protocol):
+    """Append-only record of decisions."""
+
+    def write(self, event: AuditEvent) -> None:
+        """Append one event; when it returns, the operating system has the line."""

@@ -1,0 +1,1 @@
+"""The use cases: the only place with rules, shared by every face."""

@@ -1,0 +1,82 @@
+"""Who asks, and the audit line that every decision leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from keycore.errors import KeyplaneError
+from keycore.ports import AuditEvent, AuditLog, Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The origin of a request, for audit lines and ``created_by``.
+
+    Attributes:
+        face: ``cli``, ``operator``, ``provider`` or ``rest``.
+        actor: the subject within the face, such as ``uid:0`` or ``Key demo/etcd``.
+        correlation_id: the caller's own id of the request; empty for none.
+    """
+
+    face: str
+    actor: str
+    correlation_id: str = ""
+
+
+@dataclass(slots=True)
+class Decision:
+    """Facts that a use case adds while it runs; they end in its audit line."""
+
+    details: dict[str, str | int] = field(default_factory=dict)
+
+    def note(self, **facts: str | int | None) -> None:
+        """Add facts; ``None`` values are left out."""
+        self.details.update({k: v for k, v in facts.items() if v is not None})
+
+
+class Auditor:
+    """Writes one line for each decision, before its answer leaves the core."""
+
+    def __init__(self, log: AuditLog, clock: Clock) -> None:
+        """Write to ``log`` with times from ``clock``."""
+        self._log = log
+        self._clock = clock
+
+    @contextmanager
+    def decision(
+        self, caller: Caller, operation: str, **facts: str | int | None
+    ) -> Iterator[Decision]:
+        """Run a use case and record its outcome.
+
+        A domain error is recorded with its code and passes unchanged. Anything
+        else is a fault of ours and is recorded as ``internal_error``.
+        """
+        decision = Decision()
+        decision.note(**facts)
+        try:
+            yield decision
+        except KeyplaneError as error:
+            self.record(caller, operation, error.code, decision.details)
+            raise
+        except BaseException:
+            self.record(caller, operation, "internal_error", decision.details)
+            raise
+        self.record(caller, operation, "ok", decision.details)
+
+    def record(
+        self, caller: Caller, operation: str, outcome: str, details: dict[str, str | int]
+    ) -> None:
+        """Append one line."""
+        self._log.write(
+            AuditEvent(
+                time=self._clock.now(),
+                operation=operation,
+                outcome=outcome,
+                face=caller.face,
+                actor=caller.actor,
+                correlation_id=caller.correlation_id,
+                details=details,
+            )
+        )

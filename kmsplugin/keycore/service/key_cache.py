@@ -1,0 +1,96 @@
+"""Verified keys in memory, never older than the stated bound."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from keycore.domain.ids import InstanceId, KeyId
+from keycore.domain.keys import Key
+from keycore.errors import KeyNotFoundError
+from keycore.ports import Clock, RootKeys, Store
+from keycore.service.records import Records
+
+MAX_AGE_SECONDS = 0.5
+"""How long cached keys are used before the change counter is read again. Changes
+by other processes must be seen within one second; half of it leaves room for the
+reading itself."""
+
+CAPACITY = 10_000
+"""Keys held at most; one takes about 1 kB."""
+
+
+class KeyCache:
+    """Gives verified keys without SQL on the hot path.
+
+    One counter in the store tells which keys were written since the last look.
+    These are dropped here, and the token's working copies of their versions with
+    them, so a key deleted by another process stops working here within the bound.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        records: Records,
+        root_keys: RootKeys,
+        clock: Clock,
+        *,
+        capacity: int = CAPACITY,
+    ) -> None:
+        """Cache up to ``capacity`` keys of ``store``."""
+        self._store = store
+        self._records = records
+        self._root_keys = root_keys
+        self._clock = clock
+        self._capacity = capacity
+        self._keys: OrderedDict[KeyId, Key] = OrderedDict()
+        self._sequence = 0
+        self._refreshed_at = float("-inf")
+        self._lock = threading.RLock()
+
+    def key(self, key_id: KeyId, *, within: InstanceId | None = None) -> Key:
+        """Return a key that was right at most :data:`MAX_AGE_SECONDS` ago.
+
+        Raises:
+            KeyNotFoundError: there is none in that instance.
+            IntegrityError: its record was changed.
+            StoreUnavailableError: the bound has passed and the store does not answer.
+        """
+        with self._lock:
+            if self._clock.monotonic() - self._refreshed_at > MAX_AGE_SECONDS:
+                self.refresh()
+            key = self._keys.get(key_id) or self._load(key_id)
+            self._keys.move_to_end(key_id)
+        if within not in (None, key.instance_id):
+            raise KeyNotFoundError(key_id)
+        return key
+
+    def refresh(self) -> None:
+        """Drop every key that any process has written since the last call.
+
+        Raises:
+            StoreUnavailableError: the store did not answer; nothing was dropped.
+        """
+        with self._lock:
+            # The age counts from before the read, so it is never understated.
+            started = self._clock.monotonic()
+            changes = self._store.changes_since(self._sequence)
+            for key_id in changes.key_ids:
+                self.drop(key_id)
+            self._sequence = changes.sequence
+            self._refreshed_at = started
+
+    def drop(self, key_id: KeyId) -> None:
+        """Forget one key here and its working copies in the token."""
+        with self._lock:
+            key = self._keys.pop(key_id, None)
+        if key is not None:
+            self._root_keys.forget(version.id for version in key.versions)
+
+    def _load(self, key_id: KeyId) -> Key:
+        with self._records.reading() as unit:
+            key = unit.key(key_id)
+        self._keys[key_id] = key
+        while len(self._keys) > self._capacity:
+            self._keys.popitem(last=False)
+        return key

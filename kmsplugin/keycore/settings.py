@@ -1,0 +1,216 @@
+"""One frozen object with every setting, read once at start.
+
+Sources, strongest first: ``KEYPLANE_*`` environment variables (``__`` between
+section and field, as in ``KEYPLANE_PROVIDER__SOCKET``), the TOML file, the
+defaults here. No setting is a secret: PINs live in files of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from keycore.errors import SettingsError
+
+DEFAULT_CONFIG_FILE = Path("/etc/keyplane/keyplane.toml")
+"""Read when it exists and no other file is named."""
+
+SOCKET_PATH_BYTES_MAX = 100
+"""A unix socket's path has 108 bytes (``unix(7)``); the rest is for a temporary name."""
+
+_SOFTHSM_PATHS = (
+    Path("/usr/lib/softhsm/libsofthsm2.so"),
+    Path("/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"),
+    Path("/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"),
+    Path("/usr/lib64/pkcs11/libsofthsm2.so"),
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TokenSettings(_Section):
+    """The HSM. Without ``module`` keyplane runs a SoftHSM2 token of its own."""
+
+    module: Path | None = None
+    """PKCS#11 shared library of your HSM; default none, which embeds SoftHSM2."""
+
+    label: str = "keyplane"
+    """Label of the token; slot numbers change, labels stay."""
+
+    serial: str | None = None
+    """Serial number, to tell tokens with one label apart; default none."""
+
+    pin_file: Path | None = None
+    """File with the user PIN, mode 0600; default ``<state_dir>/pins/user.pin``."""
+
+
+class ProviderSettings(_Section):
+    """The KMS v2 provider on this node."""
+
+    name: str = "keyplane"
+    """The provider's name in the store and in EncryptionConfiguration; it lies in
+    etcd beside every object, so it can never change."""
+
+    socket: Path = Path("/run/keyplane/kms.sock")
+    """Where kube-apiserver connects; the directory and mode are the access control."""
+
+    socket_mode: Annotated[str, Field(pattern=r"^0[0-7]{3}$")] = "0600"
+    """Permissions of the socket; ``0660`` together with ``socket_group``."""
+
+    socket_group: str | None = None
+    """Group that owns the socket; default the process's own."""
+
+    node: str = Field(default_factory=lambda: socket.gethostname().lower())
+    """This node's name among the provider's nodes; default the host name."""
+
+
+class OperatorSettings(_Section):
+    """The Key operator."""
+
+    kubeconfig: Path | None = None
+    """Default none: in-cluster configuration, else the usual kubeconfig."""
+
+    resync: Annotated[timedelta, Field(gt=timedelta(0))] = timedelta(seconds=30)
+    """How often every Key is compared with the store although nothing happened."""
+
+
+class LogSettings(_Section):
+    """Logging to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe messages shown."""
+
+    format: Literal["console", "json"] = "console"
+    """``console`` for people, ``json`` for collectors."""
+
+
+class Settings(BaseSettings):
+    """Every setting of keyplane."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="KEYPLANE_",
+        env_nested_delimiter="__",
+    )
+
+    state_dir: Path = Path("/var/lib/keyplane")
+    """Store, embedded token, PIN files and audit; one owner, mode 0700."""
+
+    token: TokenSettings = TokenSettings()
+    provider: ProviderSettings = Field(default_factory=ProviderSettings)
+    operator: OperatorSettings = OperatorSettings()
+    log: LogSettings = LogSettings()
+
+    @property
+    def embedded(self) -> bool:
+        """Whether keyplane runs its own SoftHSM2 token."""
+        return self.token.module is None
+
+    @property
+    def module(self) -> Path:
+        """The PKCS#11 module to load; for SoftHSM2 the first usual path that exists."""
+        if self.token.module is not None:
+            return self.token.module
+        return next((path for path in _SOFTHSM_PATHS if path.is_file()), _SOFTHSM_PATHS[0])
+
+    @property
+    def pin_file(self) -> Path:
+        """The file with the user PIN."""
+        return self.token.pin_file or self.pins_dir / "user.pin"
+
+    @property
+    def pins_dir(self) -> Path:
+        """Where ``init`` puts the PINs that it makes."""
+        return self.state_dir / "pins"
+
+    @property
+    def database(self) -> Path:
+        """The embedded store."""
+        return self.state_dir / "keyplane.db"
+
+    @property
+    def audit_dir(self) -> Path:
+        """Where audit files lie, one for each face."""
+        return self.state_dir / "audit"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the environment before the TOML file; nothing else is read."""
+        toml = TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, toml
+
+
+def load_settings(config_file: Path | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        config_file: the TOML file; ``None`` takes ``KEYPLANE_CONFIG`` from the
+            environment, else :data:`DEFAULT_CONFIG_FILE` if it exists.
+
+    Raises:
+        SettingsError: a named file is missing, or settings are wrong; the message
+            lists all faults at once and shows no values.
+    """
+    named = config_file or _file_from_environment()
+    if named is not None and not named.is_file():
+        raise SettingsError(
+            f"the configuration file {named} does not exist",
+            hint="correct --config or KEYPLANE_CONFIG, or leave both away for the defaults",
+        )
+
+    class _FileSettings(Settings):
+        model_config = SettingsConfigDict(toml_file=named or DEFAULT_CONFIG_FILE)
+
+    try:
+        settings = _FileSettings()
+    except ValidationError as error:
+        raise SettingsError(_all_faults(error), hint="see docs/configuration.md") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"the configuration cannot be read: {error}") from None
+    _check_socket(settings.provider.socket)
+    return settings
+
+
+def _file_from_environment() -> Path | None:
+    named = os.environ.get("KEYPLANE_CONFIG")
+    return Path(named) if named else None
+
+
+def _all_faults(error: ValidationError) -> str:
+    faults = [
+        f"  {'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+        for fault in error.errors(include_input=False, include_url=False)
+    ]
+    return "the configuration has faults:\n" + "\n".join(faults)
+
+
+def _check_socket(path: Path) -> None:
+    # Abstract sockets have no permissions, and everybody on the machine could decrypt.
+    if not path.is_absolute():
+        raise SettingsError("provider.socket must be an absolute path in a directory")
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise SettingsError(
+            f"provider.socket is longer than {SOCKET_PATH_BYTES_MAX} bytes",
+            hint="unix sockets have short paths; use one under /run",
+        )
