@@ -131,7 +131,7 @@ class ApiServer:
         if until == "/readyz":
             paths.append("/api/v1/namespaces/default")
         try:
-            return all(self.get(path)[0] == 200 for path in paths)
+            return all(self.get(path)[0] == HTTPStatus.OK for path in paths)
         except OSError:
             # It does not listen yet, or its certificate is not written yet.
             return False

@@ -164,12 +164,13 @@ class Cluster:
         """
         return self._etcd.get(prefix)
 
-    def kubectl(self, *arguments: str, input: str | None = None) -> str:
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002
         """Run kubectl against this cluster as the administrator.
 
         Args:
             arguments: As on the command line, without the program's name.
-            input: What it reads from standard input; None gives it none.
+            input: What it reads from standard input, named as in subprocess;
+                None gives it none.
 
         Returns:
             What it wrote to standard output.

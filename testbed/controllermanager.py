@@ -66,7 +66,7 @@ class ControllerManager:
 
     def _is_healthy(self) -> bool:
         try:
-            return request(self._health_url, ca=self._ca)[0] == 200
+            return request(self._health_url, ca=self._ca)[0] == HTTPStatus.OK
         except OSError:
             # It does not listen yet, or its certificate is not written yet.
             return False

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -60,7 +61,7 @@ class Etcd:
             status, _ = request(f"{self.url}/health")
         except OSError:
             return False
-        return status == 200
+        return status == HTTPStatus.OK
 
     def get(self, prefix: str) -> dict[str, bytes]:
         """Read every value below a prefix, as it lies on the disk.
@@ -79,7 +80,7 @@ class Etcd:
         after_last = first[:-1] + bytes([first[-1] + 1])
         query = {"key": _base64(first), "range_end": _base64(after_last)}
         status, body = request(f"{self.url}/v3/kv/range", body=json.dumps(query).encode())
-        if status != 200:
+        if status != HTTPStatus.OK:
             raise ControlPlaneError(f"etcd answered {status} to a range request for {prefix}.")
         pairs = json.loads(body).get("kvs", [])
         return {

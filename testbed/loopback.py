@@ -7,7 +7,7 @@ somebody's real cluster.
 
 import http.client
 import ipaddress
-import random
+import secrets
 import socket
 import ssl
 import threading
@@ -44,7 +44,7 @@ def free_port() -> int:
         ControlPlaneError: No free port was found in 200 attempts.
     """
     for _ in range(_ATTEMPTS_MAX):
-        port = random.choice(_PORTS)
+        port = secrets.choice(_PORTS)
         with _lock:
             if port not in _given_out and _can_be_bound(port):
                 _given_out.add(port)

@@ -177,5 +177,3 @@ def _installation(settings: Settings, records: Records) -> Installation:
     if installation is None:
         raise not_initialised(settings)
     return installation
-
-

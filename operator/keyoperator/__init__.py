@@ -1,0 +1,1 @@
+"""The Kubernetes operator: everything of keyplane that serves Key resources."""

@@ -47,6 +47,25 @@ class SecretRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Which resource it is, and in which state of its spec."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+
+    @property
+    def owner(self) -> str:
+        """The name under which the core knows this resource; a recreated one has another."""
+        return f"kubernetes/{self.uid}"
+
+    def __str__(self) -> str:
+        """Return what people call the resource."""
+        return f"Key {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What a Key asks for. ``None`` leaves that property of the key to others.
 
@@ -60,10 +79,7 @@ class Wanted:
         adopt: the existing key to manage instead of a new one.
     """
 
-    namespace: str
-    name: str
-    uid: str
-    generation: int
+    identity: Identity
     kind: KeyKind = KeyKind.ROOT
     display_name: str | None = None
     description: str | None = None
@@ -74,11 +90,6 @@ class Wanted:
     suspended: bool | None = None
     retain: bool = False
     adopt: KeyId | None = None
-
-    @property
-    def owner(self) -> str:
-        """The name under which the core knows this resource; a recreated one has another."""
-        return f"kubernetes/{self.uid}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +155,11 @@ class _Metadata(_Fields):
     generation: int
 
 
-class _Manifest(_Fields):
+class _KeyWithMetadata(_Fields):
     metadata: _Metadata
+
+
+class _KeyWithSpec(_Fields):
     spec: _Spec = _Spec()
 
 
@@ -169,6 +183,12 @@ class _KeyWithStatus(_Fields):
     status: _Status = _Status()
 
 
+def parse_identity(manifest: Manifest) -> Identity:
+    """Return which resource it is; the API server gives every resource these fields."""
+    metadata = _KeyWithMetadata.model_validate(manifest).metadata
+    return Identity(metadata.namespace, metadata.name, metadata.uid, metadata.generation)
+
+
 def parse_wanted(manifest: Manifest) -> Wanted:
     """Return what a Key asks for.
 
@@ -176,16 +196,12 @@ def parse_wanted(manifest: Manifest) -> Wanted:
         InvalidRequestError: a field has a value that this version does not know.
     """
     try:
-        parsed = _Manifest.model_validate(manifest)
+        spec = _KeyWithSpec.model_validate(manifest).spec
     except ValidationError as error:
         raise _invalid(error) from None
-    metadata, spec = parsed.metadata, parsed.spec
     material = spec.material.secret_ref if spec.material else None
     return Wanted(
-        namespace=metadata.namespace,
-        name=metadata.name,
-        uid=metadata.uid,
-        generation=metadata.generation,
+        identity=parse_identity(manifest),
         kind=KeyKind(spec.type.lower()),
         display_name=spec.display_name,
         description=spec.description,
@@ -230,18 +246,22 @@ def is_held(manifest: Manifest) -> bool:
 
 
 def render_status(
-    key: Key | None, wanted: Wanted, conditions: Sequence[Condition], *, next_rotation: datetime | None
+    identity: Identity,
+    conditions: Sequence[Condition],
+    *,
+    key: Key | None,
+    next_rotation: datetime | None,
 ) -> dict[str, object]:
-    """Return the fields of the status that are known; without a key only what is about looking.
+    """Return the fields of the status that are known.
 
     Args:
-        key: the key as it is; ``None`` leaves what stands there about it.
-        wanted: for the generation that the status answers.
+        identity: for the generation that the status answers.
         conditions: all of them.
+        key: the key as it is; ``None`` leaves what stands there about it.
         next_rotation: when the interval asks for the next version, ``None`` for never.
     """
     known: dict[str, object] = {
-        "observedGeneration": wanted.generation,
+        "observedGeneration": identity.generation,
         "conditions": [_render_condition(condition) for condition in conditions],
     }
     if key is not None:

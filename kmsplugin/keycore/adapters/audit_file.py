@@ -14,8 +14,10 @@ _log = structlog.get_logger(__name__)
 
 
 class FileAuditLog:
-    """Appends each event as one line with one ``write``, so that lines of several
-    processes never mix (``O_APPEND``, POSIX write semantics of local files)."""
+    """Appends each event as one line with one ``write``.
+
+    With ``O_APPEND`` on a local file, lines of several processes never mix.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open ``path`` for appending; it and its directory are made when missing."""

@@ -80,7 +80,7 @@ class PinFile:
         if marked == identity:
             raise PinRejectedError(
                 f"the token refused the PIN in {self._path} before; no login was tried",
-                hint=f"write the right PIN into {self._path}; changing the file allows one more try",
+                hint=f"write the right PIN into {self._path}; a changed file gets one more try",
             )
         self._marker.unlink(missing_ok=True)
 

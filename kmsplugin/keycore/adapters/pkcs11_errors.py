@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pkcs11 import exceptions as p11
 
 from keycore.errors import (
-    CiphertextRejectedError,
     PinRejectedError,
     TokenSetupError,
     TokenUnavailableError,
@@ -63,7 +62,7 @@ def pkcs11_errors(action: str) -> Iterator[None]:
     except _SETUP_FAULTS as error:
         raise TokenSetupError(
             f"the token cannot {action} ({type(error).__name__})",
-            hint="the token must offer AES key generation, AES-GCM, AES-KEY-WRAP-PAD and HMAC-SHA-256",
+            hint="it must offer AES key generation, AES-GCM, AES-KEY-WRAP-PAD and HMAC-SHA-256",
         ) from error
     except p11.PKCS11Error as error:
         raise TokenUnavailableError(

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pkcs11
 from pkcs11 import Mechanism
@@ -100,9 +100,7 @@ class Pkcs11Module:
             TokenUnavailableError: the token does not answer.
         """
         with pin_file.login() as pin, self.guard, pkcs11_errors("log in"):
-            return token.open(
-                rw=writable, user_pin=pin, attribute_mapper=UnwrapTemplateMapper()
-            )
+            return token.open(rw=writable, user_pin=pin, attribute_mapper=UnwrapTemplateMapper())
 
     def _require(self, token: pkcs11.Token, mechanisms: Sequence[Mechanism]) -> None:
         with self.guard, pkcs11_errors("list its mechanisms"):
@@ -120,7 +118,7 @@ def serial_of(token: pkcs11.Token) -> str:
     return token.serial.decode("ascii", "replace").strip()
 
 
-def _load(path: Path) -> pkcs11._lib_type:
+def _load(path: Path) -> Any:
     try:
         return pkcs11.lib(str(path))
     except pkcs11.PKCS11Error:

@@ -71,7 +71,8 @@ def _make_token(module: Pkcs11Module, label: str, so_pin: str) -> Token:
     with module.guard:
         _init_token(module.path, slot.slot_id, label, so_pin)
     with module.guard, pkcs11_errors("find the new token"):
-        return slot.get_token()
+        made: Token = slot.get_token()
+        return made
 
 
 def _is_free(slot: Slot) -> bool:

@@ -74,7 +74,11 @@ class SqlKeyRows:
     def page(self, wanted: KeyFilter, *, offset: int, limit: int) -> Sequence[Signed[Key]]:
         """Return one page, sorted by id, with two statements whatever its size."""
         rows = self._connection.execute(
-            select(t.keys).where(*_matching(wanted)).order_by(t.keys.c.id).offset(offset).limit(limit)
+            select(t.keys)
+            .where(*_matching(wanted))
+            .order_by(t.keys.c.id)
+            .offset(offset)
+            .limit(limit)
         ).all()
         return self._with_versions(rows)
 
@@ -400,4 +404,5 @@ def _instance(row: Row[Any]) -> Signed[Instance]:
 def bump(connection: Connection) -> int:
     """Count one more write and return its number; the row serialises writers."""
     connection.execute(update(t.changes).values(sequence=t.changes.c.sequence + 1))
-    return connection.execute(select(t.changes.c.sequence)).scalar_one()
+    newest: int = connection.execute(select(t.changes.c.sequence)).scalar_one()
+    return newest

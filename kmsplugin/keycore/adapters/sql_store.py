@@ -73,7 +73,7 @@ class SqlStore:
             StoreUnavailableError: it cannot be made or did not answer.
         """
         # Alembic takes long to import and is needed nowhere else.
-        from keycore.adapters.migrations import upgrade
+        from keycore.adapters.migrations import upgrade  # noqa: PLC0415
 
         engine = _engine(path)
         with _store_errors(), engine.begin() as connection:

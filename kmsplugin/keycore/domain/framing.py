@@ -27,7 +27,7 @@ def pre_auth_encode(pieces: Iterable[bytes]) -> bytes:
 
 
 def encode_field(value: Field) -> bytes:
-    """Return ``value`` as a type letter and its bytes, so that ``None``, ``""`` and ``0`` differ."""
+    """Return a type letter and the value's bytes, so that ``None``, ``""`` and ``0`` differ."""
     match value:
         case None:
             return b"n"

@@ -202,12 +202,8 @@ def with_pending_activated(key: Key, now: datetime) -> Key:
 
 def destroyed(key: Key, now: datetime) -> Key:
     """Return the tombstone of ``key``: every version without its material."""
-    versions = tuple(
-        replace(v, state=VersionState.DESTROYED, wrapped=None) for v in key.versions
-    )
-    return replace(
-        key, state=KeyState.DESTROYED, versions=versions, updated_at=now, deleted_at=now
-    )
+    versions = tuple(replace(v, state=VersionState.DESTROYED, wrapped=None) for v in key.versions)
+    return replace(key, state=KeyState.DESTROYED, versions=versions, updated_at=now, deleted_at=now)
 
 
 def _retire_active(versions: tuple[KeyVersion, ...]) -> tuple[KeyVersion, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -124,9 +124,7 @@ class KeyService:
             decision.note(key=key.id, version=key.current.id)
             return key
 
-    def get(
-        self, caller: Caller, key_id: KeyId, *, within: InstanceId | None = None
-    ) -> Key:
+    def get(self, caller: Caller, key_id: KeyId, *, within: InstanceId | None = None) -> Key:
         """Return a key as the store has it now; a deleted one is its tombstone.
 
         Raises:
@@ -180,9 +178,7 @@ class KeyService:
         ):
             return unit.count_keys(wanted)
 
-    def payload(
-        self, caller: Caller, key_id: KeyId, *, within: InstanceId | None = None
-    ) -> bytes:
+    def payload(self, caller: Caller, key_id: KeyId, *, within: InstanceId | None = None) -> bytes:
         """Return the material of a standard key, 32..64 bytes.
 
         Raises:
@@ -199,7 +195,9 @@ class KeyService:
             key = _ensure_live(unit.key(key_id, within=within))
             if key.kind is not KeyKind.STANDARD:
                 raise InvalidRequestError(f"key {key_id} is a root key and is never handed out")
-            return self._token.unseal(usable(key, key.current).blob, _seal_aad(key))
+            return self._token.unseal(
+                usable(key, key.current).blob, _seal_aad(key.instance_id, key.id)
+            )
 
     def rotate(
         self,
@@ -237,8 +235,8 @@ class KeyService:
             if marker is not None and key.rotation_marker == marker:
                 return key
             _check_rotation_material(key, material)
-            key = replace(key, rotation_marker=marker or key.rotation_marker)
-            rotated = rotation.add_version(unit, key, self._wrapped(material), now)
+            marked = replace(key, rotation_marker=marker or key.rotation_marker)
+            rotated = rotation.add_version(unit, marked, self._wrapped(material), now)
             newest = rotated.versions[-1]
             decision.note(version=newest.id, number=newest.number, state=newest.state.value)
             return rotated
@@ -393,14 +391,7 @@ class KeyService:
     def _new_key(
         self, key_id: KeyId, instance_id: InstanceId, wanted: NewKey, actor: str, now: datetime
     ) -> Key:
-        wrap: Callable[[bytes | None], bytes] = self._wrapped
-        if wanted.kind is KeyKind.STANDARD:
-            aad = _seal_aad_of(instance_id, key_id)
-
-            def wrap(material: bytes | None) -> bytes:
-                payload = material or self._token.random_bytes(ROOT_KEY_BYTES)
-                return self._token.seal(payload, aad)
-
+        protected = self._protected(key_id, instance_id, wanted)
         return Key(
             id=key_id,
             instance_id=instance_id,
@@ -417,8 +408,15 @@ class KeyService:
             deleted_at=None,
             owner=wanted.owner,
             rotation_marker=wanted.rotation_marker,
-            versions=(rotation.first_version(wrap(wanted.material), now),),
+            versions=(rotation.first_version(protected, now),),
         )
+
+    def _protected(self, key_id: KeyId, instance_id: InstanceId, wanted: NewKey) -> bytes:
+        """Return what the store may hold of a new key: wrapped or sealed material."""
+        if wanted.kind is KeyKind.ROOT:
+            return self._wrapped(wanted.material)
+        payload = wanted.material or self._token.random_bytes(ROOT_KEY_BYTES)
+        return self._token.seal(payload, _seal_aad(instance_id, key_id))
 
     def _wrapped(self, material: bytes | None) -> bytes:
         """Return a new root key version, wrapped: generated, or from imported material."""
@@ -475,12 +473,6 @@ def _ensure_unused(unit: Unit, key: Key) -> None:
         )
 
 
-def _seal_aad(key: Key) -> bytes:
-    return _seal_aad_of(key.instance_id, key.id)
-
-
-def _seal_aad_of(instance_id: InstanceId, key_id: KeyId) -> bytes:
+def _seal_aad(instance_id: InstanceId, key_id: KeyId) -> bytes:
     # Standard keys have one version only, so the version is part of what the label fixes.
     return encode_fields(("keyplane/seal/1", instance_id, key_id, KeyKind.STANDARD.value, 1))
-
-

@@ -54,7 +54,9 @@ def add_version(unit: Unit, key: Key, wrapped: bytes, now: datetime) -> Key:
     )
     unit.save_key(with_new_version(key, version, now))
     for provider in bound:
-        unit.save_provider(with_activation(provider, next_activation(provider, key, version, now), now))
+        unit.save_provider(
+            with_activation(provider, next_activation(provider, key, version, now), now)
+        )
     for provider in bound:
         settle(unit, provider.name, now)
     return unit.key(key.id)
@@ -83,9 +85,7 @@ def ensure_settled(unit: Unit, key: Key, concerned: list[Provider]) -> None:
     unsettled = [provider for provider in concerned if provider.pending is not None]
     if key.pending is None and not unsettled:
         return
-    waiting = sorted(
-        name for provider in unit.providers() for name in waits_for(unit, provider)
-    )
+    waiting = sorted(name for provider in unit.providers() for name in waits_for(unit, provider))
     raise RotationPendingError(
         f"an earlier rotation or binding of key {key.id} is not finished",
         hint=f"it waits for node {', '.join(waiting)}; start the provider there, or remove a "

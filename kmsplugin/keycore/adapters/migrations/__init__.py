@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
@@ -18,8 +20,9 @@ def upgrade(connection: Connection) -> None:
     """
     scripts = ScriptDirectory(__path__[0])
 
-    def steps(revision: object, _: MigrationContext) -> list[object]:
-        return scripts._upgrade_revs("head", revision)
+    def steps(revision: Any, _: MigrationContext) -> list[Any]:
+        # Alembic's own ``command.upgrade`` does the same, but wants a configuration file.
+        return scripts._upgrade_revs("head", revision)  # noqa: SLF001
 
     context = MigrationContext.configure(connection, opts={"fn": steps})
     with Operations.context(context):

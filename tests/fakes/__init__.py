@@ -1,0 +1,1 @@
+"""In-memory ports. Each one passes the contract suite of its port."""

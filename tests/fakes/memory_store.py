@@ -1,0 +1,191 @@
+"""A store in memory: dictionaries, one writer at a time, rollback by copying."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+from keycore.domain.ids import InstanceId, KeyId, VersionId
+from keycore.domain.instances import Installation, Instance
+from keycore.domain.keys import Key, KeyState
+from keycore.domain.providers import Node, Provider
+from keycore.errors import AlreadyExistsError, StoreUnavailableError
+from keycore.ports import Changes, KeyFilter, Signed
+
+
+@dataclass
+class _Tables:
+    sequence: int = 0
+    keys: dict[KeyId, Signed[Key]] = field(default_factory=dict)
+    changed: dict[KeyId, int] = field(default_factory=dict)
+    providers: dict[str, Signed[Provider]] = field(default_factory=dict)
+    nodes: dict[tuple[str, str], Signed[Node]] = field(default_factory=dict)
+    instances: dict[InstanceId, Signed[Instance]] = field(default_factory=dict)
+    installation: Signed[Installation] | None = None
+    uses: dict[VersionId, int] = field(default_factory=dict)
+
+    def bump(self) -> int:
+        self.sequence += 1
+        return self.sequence
+
+
+class _KeyRows:
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+
+    def get(self, key_id: KeyId) -> Signed[Key] | None:
+        return self._tables.keys.get(key_id)
+
+    def owned_by(self, owner: str) -> Signed[Key] | None:
+        owned = (key for key in self._tables.keys.values() if key.record.owner == owner)
+        return next(owned, None)
+
+    def page(self, wanted: KeyFilter, *, offset: int, limit: int) -> Sequence[Signed[Key]]:
+        return self._matching(wanted)[offset : offset + limit]
+
+    def count(self, wanted: KeyFilter) -> int:
+        return len(self._matching(wanted))
+
+    def save(self, key: Signed[Key]) -> None:
+        record = key.record
+        owner = self.owned_by(record.owner) if record.owner else None
+        if owner is not None and owner.record.id != record.id:
+            raise AlreadyExistsError("the resource owns another key already")
+        self._tables.keys[record.id] = key
+        self._tables.changed[record.id] = self._tables.bump()
+        for version in record.versions:
+            self._tables.uses.setdefault(version.id, 0)
+
+    def _matching(self, wanted: KeyFilter) -> list[Signed[Key]]:
+        return [
+            key
+            for _, key in sorted(self._tables.keys.items())
+            if wanted.instance_id in (None, key.record.instance_id)
+            and (wanted.deleted or key.record.state is not KeyState.DESTROYED)
+        ]
+
+
+class _ProviderRows:
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+
+    def get(self, name: str) -> Signed[Provider] | None:
+        return self._tables.providers.get(name)
+
+    def all(self) -> Sequence[Signed[Provider]]:
+        return [provider for _, provider in sorted(self._tables.providers.items())]
+
+    def save(self, provider: Signed[Provider]) -> None:
+        self._tables.bump()
+        self._tables.providers[provider.record.name] = provider
+
+    def nodes(self, provider: str | None = None) -> Sequence[Signed[Node]]:
+        return [
+            node
+            for (owner, _), node in sorted(self._tables.nodes.items())
+            if provider in (None, owner)
+        ]
+
+    def save_node(self, node: Signed[Node]) -> None:
+        self._tables.nodes[node.record.provider, node.record.name] = node
+
+    def remove_node(self, provider: str, name: str) -> None:
+        self._tables.nodes.pop((provider, name), None)
+
+
+class _InstanceRows:
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+
+    def get(self, instance_id: InstanceId) -> Signed[Instance] | None:
+        return self._tables.instances.get(instance_id)
+
+    def bound_to(self, namespace: str) -> Signed[Instance] | None:
+        return next((i for i in self.all() if i.record.namespace == namespace), None)
+
+    def all(self) -> Sequence[Signed[Instance]]:
+        return [instance for _, instance in sorted(self._tables.instances.items())]
+
+    def save(self, instance: Signed[Instance]) -> None:
+        namespace = instance.record.namespace
+        bound = self.bound_to(namespace) if namespace else None
+        if bound is not None and bound.record.id != instance.record.id:
+            raise AlreadyExistsError(f"another instance is bound to namespace {namespace}")
+        self._tables.bump()
+        self._tables.instances[instance.record.id] = instance
+
+    def installation(self) -> Signed[Installation] | None:
+        return self._tables.installation
+
+    def save_installation(self, installation: Signed[Installation]) -> None:
+        self._tables.installation = installation
+
+
+@dataclass(frozen=True)
+class _Transaction:
+    keys: _KeyRows
+    providers: _ProviderRows
+    instances: _InstanceRows
+
+
+class MemoryStore:
+    """``lost = True`` makes it behave like a database that is out of reach."""
+
+    def __init__(self) -> None:
+        self._tables = _Tables()
+        self._lock = threading.RLock()
+        self.lost = False
+        self.scrubs = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[_Transaction]:
+        with self._lock:
+            self._answer()
+            yield _transaction(deepcopy(self._tables))
+
+    @contextmanager
+    def writing(self) -> Iterator[_Transaction]:
+        with self._lock:
+            self._answer()
+            changed = deepcopy(self._tables)
+            yield _transaction(changed)
+            self._tables = changed
+
+    def changes_since(self, sequence: int) -> Changes:
+        with self._lock:
+            self._answer()
+            changed = {k for k, written in self._tables.changed.items() if written > sequence}
+            return Changes(self._tables.sequence, frozenset(changed))
+
+    def reserve_uses(self, version_id: VersionId, count: int, limit: int) -> int:
+        with self._lock:
+            self._answer()
+            used = self._tables.uses.get(version_id)
+            if used is None:
+                return 0
+            granted = max(0, min(count, limit - used))
+            self._tables.uses[version_id] = used + granted
+            return granted
+
+    def uses(self, version_ids: Iterable[VersionId]) -> Mapping[VersionId, int]:
+        with self._lock:
+            self._answer()
+            return {v: self._tables.uses[v] for v in version_ids if v in self._tables.uses}
+
+    def scrub(self) -> None:
+        self._answer()
+        self.scrubs += 1
+
+    def close(self) -> None:
+        self.lost = True
+
+    def _answer(self) -> None:
+        if self.lost:
+            raise StoreUnavailableError("the store does not answer")
+
+
+def _transaction(tables: _Tables) -> _Transaction:
+    return _Transaction(_KeyRows(tables), _ProviderRows(tables), _InstanceRows(tables))
