@@ -1,6 +1,7 @@
 """One kube-apiserver on the loopback address."""
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Literal
 

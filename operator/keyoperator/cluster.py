@@ -18,7 +18,10 @@ from urllib3.exceptions import HTTPError
 
 from keycore.domain.ids import InstanceId
 from keycore.errors import SettingsError
-from keyoperator.resource import SecretRef
+from keyoperator.wanted import SecretRef
+
+_NOT_FOUND = 404
+_REFUSED = (401, 403)
 
 _TIMEOUT_SECONDS = (5, 15)
 """For the connection and for the answer; reconciling one Key may not hold up others longer."""
@@ -84,6 +87,8 @@ class Cluster:
             namespace = client.CoreV1Api(self._api).read_namespace(
                 name, _request_timeout=_TIMEOUT_SECONDS
             )
+        if namespace.metadata is None or namespace.metadata.uid is None:
+            raise ClusterUnavailableError(f"the API server answered no UID for namespace {name}")
         return InstanceId(namespace.metadata.uid)
 
     def material(self, namespace: str, ref: SecretRef) -> bytes:
@@ -109,7 +114,7 @@ class Cluster:
 
     def close(self) -> None:
         """Give back connections."""
-        self._api.close()
+        self._api.close()  # type: ignore[no-untyped-call]
 
 
 def load_configuration(kubeconfig: Path | None) -> client.Configuration:
@@ -129,7 +134,7 @@ def load_configuration(kubeconfig: Path | None) -> client.Configuration:
     try:
         if kubeconfig is None and _load_service_account(configuration):
             return configuration
-        config.load_kube_config(
+        config.load_kube_config(  # type: ignore[no-untyped-call]
             None if kubeconfig is None else str(kubeconfig), client_configuration=configuration
         )
     except (config.ConfigException, OSError) as error:
@@ -142,7 +147,9 @@ def load_configuration(kubeconfig: Path | None) -> client.Configuration:
 
 def _load_service_account(configuration: client.Configuration) -> bool:
     try:
-        config.load_incluster_config(client_configuration=configuration)
+        config.load_incluster_config(  # type: ignore[no-untyped-call]
+            client_configuration=configuration
+        )
     except config.ConfigException:
         return False
     return True
@@ -163,9 +170,9 @@ def _translated(what: str) -> Iterator[None]:
 
 
 def _translate_status(status: int | None, what: str) -> ClusterError:
-    if status == 404:
+    if status == _NOT_FOUND:
         return ClusterObjectNotFoundError(f"{what} does not exist", hint="create it")
-    if status in (401, 403):
+    if status in _REFUSED:
         return ClusterForbiddenError(
             f"the operator may not read {what} (HTTP {status})",
             hint="give its service account the permissions that docs/keys.md lists",

@@ -15,7 +15,7 @@ from keycore.domain.ids import KeyId
 from keycore.domain.keys import Key, KeyKind, KeyState
 from keycore.service.keys import Edits
 from keycore.service.providers import ProviderOverview
-from keyoperator.resource import Wanted
+from keyoperator.wanted import Wanted
 
 ValueT = TypeVar("ValueT")
 
@@ -185,10 +185,8 @@ def can_rotate(wanted: Wanted, key: Key) -> bool:
 
 def waits_for_nodes(observed: Observed) -> bool:
     """Tell whether the key, or a provider bound to it, waits for nodes to load something."""
-    key = observed.key
-    if key is None or key.pending is not None:
-        return key is not None
-    return any(user.provider.pending is not None for user in bound_users(observed))
+    rotating = observed.key is not None and observed.key.pending is not None
+    return rotating or any(user.provider.pending for user in bound_users(observed))
 
 
 def bound_users(observed: Observed) -> list[ProviderOverview]:

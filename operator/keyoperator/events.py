@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from keycore.domain.keys import Key
-from keyoperator.resource import Previous
 from keyoperator.status import Condition, ConditionType, Finding, find_condition
+from keyoperator.wanted import Previous
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def derive_events(
         conditions: as they are.
         adopts: whether the resource takes an existing key instead of making one.
     """
-    events = [] if key is None else _key_events(previous, key, adopts)
+    events = [] if key is None else _key_events(previous, key, adopts=adopts)
     for condition in conditions:
         before = find_condition(previous.conditions, condition.finding.type)
         event = _condition_event(before, condition.finding)
@@ -49,13 +49,13 @@ def derive_events(
     return events
 
 
-def _key_events(previous: Previous, key: Key, adopts: bool) -> list[Event]:
+def _key_events(previous: Previous, key: Key, *, adopts: bool) -> list[Event]:
     if previous.key_id is None:
         reason = "Adopted" if adopts else "Created"
         place = f"in instance {key.instance_id}"
-        return [Event("Normal", reason, f"{reason} key {key.id} {place}.")]
+        return [Event("Normal", reason, f"{reason} key {key.id} {place}")]
     if previous.current_version is not None and key.current.number > previous.current_version:
-        message = f"Version {key.current.number} of key {key.id} encrypts now."
+        message = f"Version {key.current.number} of key {key.id} encrypts now"
         return [Event("Normal", "Rotated", message)]
     return []
 

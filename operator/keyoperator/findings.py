@@ -7,98 +7,107 @@ Messages are for whoever reads ``kubectl describe``: they say what to do next.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from keycore.domain.keys import Key, KeyState
 from keyoperator.decide import Observed, bound_users, can_rotate, due_rotation, waits_for_nodes
-from keyoperator.resource import Wanted, describe_kind, render_time
+from keyoperator.resource import describe_kind, render_time
 from keyoperator.status import ConditionType, Finding
+from keyoperator.wanted import Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Everything that a policy may look at."""
+
+    wanted: Wanted
+    observed: Observed
+    now: datetime
 
 
 def find_conditions(wanted: Wanted, observed: Observed, now: datetime) -> tuple[Finding, ...]:
     """Return the findings about the conditions Ready and Rotating, after everything was done."""
-    found = (policy(wanted, observed, now) for policy in _FAULTS)
-    ready = next((finding for finding in found if finding is not None), None)
-    return (ready or _key_is_active(observed), _find_rotating(wanted, observed, now))
+    look = _Look(wanted, observed, now)
+    faults = (policy(look) for policy in _FAULTS)
+    ready = next((fault for fault in faults if fault is not None), None)
+    return (ready or _find_no_fault(observed), _find_rotating(look))
 
 
 def explain_failure(reason: str, message: str) -> Finding:
     """Return the finding of a look that an error has ended."""
-    return Finding(ConditionType.READY, False, reason, message)
+    return Finding(ConditionType.READY, reason, message, holds=False)
 
 
 def explain_blocked_deletion(reason: str, message: str) -> Finding:
     """Return the finding of a deletion that an error has ended."""
-    return Finding(ConditionType.DELETION_BLOCKED, True, reason, message)
+    return Finding(ConditionType.DELETION_BLOCKED, reason, message, holds=True)
 
 
 # --- condition Ready --------------------------------------------------------
 
 
-def _ready(holds: bool, reason: str, message: str) -> Finding:
-    return Finding(ConditionType.READY, holds, reason, message)
-
-
-def _key_is_lost(wanted: Wanted, observed: Observed, now: datetime) -> Finding | None:
-    if observed.key is not None or observed.former is None:
+def _key_is_lost(look: _Look) -> Finding | None:
+    if look.observed.key is not None or look.observed.former is None:
         return None
-    return _ready(
-        False,
+    former = look.observed.former
+    return explain_failure(
         "KeyLost",
-        f"The store knows no key of this resource any more; it was key {observed.former}. "
-        "Restore the store from its newest backup, or delete this Key and create one with "
-        f"spec.adopt: {observed.former}.",
+        f"The store knows no key of this resource any more; it was key {former}. Restore the "
+        "store from its newest backup, or delete this Key and create one with "
+        f"spec.adopt: {former}",
     )
 
 
-def _key_has_another_type(wanted: Wanted, observed: Observed, now: datetime) -> Finding | None:
-    adoptable = observed.adoptable
-    if observed.key is not None or adoptable is None or adoptable.kind is wanted.kind:
+def _key_has_another_type(look: _Look) -> Finding | None:
+    adoptable = look.observed.adoptable
+    if adoptable is None or adoptable.kind is look.wanted.kind:
         return None
-    return _ready(
-        False,
+    kind = describe_kind(adoptable.kind)
+    return explain_failure(
         "TypeMismatch",
-        f"Key {adoptable.id} has the type {describe_kind(adoptable.kind)} and was not adopted. "
-        f"Delete this Key and create it with spec.type: {describe_kind(adoptable.kind)}.",
+        f"Key {adoptable.id} has the type {kind} and was not adopted. Delete this Key and "
+        f"create it with spec.type: {kind}",
     )
 
 
-def _key_was_deleted(wanted: Wanted, observed: Observed, now: datetime) -> Finding | None:
-    if observed.key is None or observed.key.state is not KeyState.DESTROYED:
+def _key_was_deleted(look: _Look) -> Finding | None:
+    key = look.observed.key
+    if key is None or key.state is not KeyState.DESTROYED:
         return None
-    return _ready(
-        False,
+    return explain_failure(
         "KeyDeleted",
-        f"Key {observed.key.id} was deleted, but not through this resource; its material is "
-        "gone and it is not made again. Delete this Key; create another one for a new key.",
+        f"Key {key.id} was deleted, but not through this resource; its material is gone and it "
+        "is not made again. Delete this Key, and create another one for a new key",
     )
 
 
-def _key_is_suspended(wanted: Wanted, observed: Observed, now: datetime) -> Finding | None:
-    if observed.key is None or observed.key.state is not KeyState.SUSPENDED:
+def _key_is_suspended(look: _Look) -> Finding | None:
+    key = look.observed.key
+    if key is None or key.state is not KeyState.SUSPENDED:
         return None
-    where = "by spec.state" if wanted.suspended else "elsewhere"
-    return _ready(
-        False,
+    where = "by spec.state" if look.wanted.suspended else "elsewhere"
+    return explain_failure(
         "KeyStateSuspended",
-        f"Key {observed.key.id} was suspended {where} and refuses everything. "
-        "Set spec.state: Active to resume it.",
+        f"Key {key.id} was suspended {where} and refuses everything. Set spec.state: Active to "
+        "resume it",
     )
 
 
-def _key_has_expired(wanted: Wanted, observed: Observed, now: datetime) -> Finding | None:
-    key = observed.key
-    if key is None or key.expires_at is None or key.state_at(now) is not KeyState.DEACTIVATED:
+def _key_has_expired(look: _Look) -> Finding | None:
+    key = look.observed.key
+    if key is None or key.expires_at is None:
         return None
-    return _ready(
-        False,
+    if key.state_at(look.now) is not KeyState.DEACTIVATED:
+        return None
+    return explain_failure(
         "Expired",
-        f"Key {key.id} expired at {render_time(key.expires_at)} and only decrypts. "
-        "Set spec.expirationDate to a later time, or use another key.",
+        f"Key {key.id} expired at {render_time(key.expires_at)} and only decrypts. Set "
+        "spec.expirationDate to a later time, or use another key",
     )
 
 
-_FAULTS: tuple[Callable[[Wanted, Observed, datetime], Finding | None], ...] = (
+_FAULTS: tuple[Callable[[_Look], Finding | None], ...] = (
     # Without a key of its own a resource can say nothing else.
     _key_is_lost,
     _key_has_another_type,
@@ -110,42 +119,44 @@ _FAULTS: tuple[Callable[[Wanted, Observed, datetime], Finding | None], ...] = (
 )
 
 
-def _key_is_active(observed: Observed) -> Finding:
-    if observed.key is None:
-        return _ready(False, "NoKey", "The key was not made yet. It is tried again soon.")
+def _find_no_fault(observed: Observed) -> Finding:
     key = observed.key
-    return _ready(
-        True, "KeyActive", f"Key {key.id} is active; version {key.current.number} encrypts."
-    )
+    if key is None:
+        return explain_failure("NoKey", "The key was not made yet. It is tried again soon")
+    message = f"Key {key.id} is active; version {key.current.number} encrypts"
+    return Finding(ConditionType.READY, "KeyActive", message, holds=True)
 
 
 # --- condition Rotating -----------------------------------------------------
 
 
-def _find_rotating(wanted: Wanted, observed: Observed, now: datetime) -> Finding:
-    key = observed.key
-    if key is not None and key.pending is not None:
-        message = f"Version {key.pending.number} {_waiting(observed)}"
-        return Finding(ConditionType.ROTATING, True, "WaitingForNodes", message)
+def _find_rotating(look: _Look) -> Finding:
+    key = look.observed.key
     if key is None or key.state is KeyState.DESTROYED:
-        return Finding(ConditionType.ROTATING, False, "NoKey", "There is no key to rotate.")
+        return _not_rotating("NoKey", "There is no key to rotate")
+    if key.pending is not None:
+        message = f"Version {key.pending.number} {_waiting(look.observed)}"
+        return Finding(ConditionType.ROTATING, "WaitingForNodes", message, holds=True)
+    return _find_obstacle(look, key) or _not_rotating("Idle", "No rotation is under way")
+
+
+def _find_obstacle(look: _Look, key: Key) -> Finding | None:
+    wanted, observed = look.wanted, look.observed
     asks = wanted.rotation_trigger or wanted.rotation_interval
     if asks and not can_rotate(wanted, key):
-        return _cannot_rotate(key)
-    if waits_for_nodes(observed) and due_rotation(wanted, key, now):
+        return _not_rotating(
+            "PayloadRequired",
+            f"spec.rotation has no effect: key {key.id} was imported and needs new material for "
+            f"each version. Rotate it with: keyplane keys rotate {key.id}",
+        )
+    if waits_for_nodes(observed) and due_rotation(wanted, key, look.now):
         message = f"A rotation is due, but the binding before it {_waiting(observed)}"
-        return Finding(ConditionType.ROTATING, False, "Deferred", message)
-    return Finding(ConditionType.ROTATING, False, "Idle", "No rotation is under way.")
+        return _not_rotating("Deferred", message)
+    return None
 
 
-def _cannot_rotate(key: Key) -> Finding:
-    return Finding(
-        ConditionType.ROTATING,
-        False,
-        "PayloadRequired",
-        f"spec.rotation has no effect: key {key.id} was imported and needs new material for "
-        "each version. Rotate it with: keyplane keys rotate",
-    )
+def _not_rotating(reason: str, message: str) -> Finding:
+    return Finding(ConditionType.ROTATING, reason, message, holds=False)
 
 
 def _waiting(observed: Observed) -> str:
@@ -153,7 +164,7 @@ def _waiting(observed: Observed) -> str:
     waits = [user for user in bound_users(observed) if user.waiting_for]
     nodes = sorted({node for user in waits for node in user.waiting_for})
     if not nodes:
-        return "is about to be loaded everywhere."
+        return "is about to be loaded everywhere"
     providers = ", ".join(user.provider.name for user in waits)
     return (
         f"waits until node {', '.join(nodes)} of KMS provider {providers} has loaded it. Start "

@@ -48,12 +48,10 @@ def register(reconciler: Reconciler, resync: timedelta) -> kopf.OperatorRegistry
         if outcome.failure is not None:
             raise to_kopf(outcome.failure)
 
-    @kopf.timer(
-        GROUP, VERSION, PLURAL, registry=registry, interval=interval, initial_delay=spread
-    )
+    @kopf.timer(GROUP, VERSION, PLURAL, registry=registry, interval=interval, initial_delay=spread)
     def look_again(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
         # A failure stands in the status, and the next look is the retry.
-        _write(reconciler.reconcile(body), body, patch)
+        _write(reconciler.look_again(body), body, patch)
 
     @kopf.on.delete(GROUP, VERSION, PLURAL, registry=registry)
     def let_go(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:

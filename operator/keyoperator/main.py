@@ -85,13 +85,25 @@ class _Runner:
         await asyncio.to_thread(self._cluster.check)
         self._waits_already = False
         logger.info("operator: serving Keys")
-        await kopf.operator(
-            registry=self._registry,
-            settings=kopf_settings(),
-            clusterwide=True,
-            standalone=True,
-            stop_flag=self._stop,
+        await self._serve()
+
+    async def _serve(self) -> None:
+        # kopf ends by itself on signals that come after it has set its own handlers.
+        # One that came just before is seen here.
+        stopping = asyncio.create_task(self._stop.wait())
+        serving = asyncio.create_task(
+            kopf.operator(
+                registry=self._registry,
+                settings=kopf_settings(),
+                clusterwide=True,
+                standalone=True,
+            )
         )
+        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (stopping, serving):
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
 
     def _prepare_next(self, state: RetryCallState) -> None:
         self._log_failure(state.outcome.exception() if state.outcome else None)

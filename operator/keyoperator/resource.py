@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 
-from keycore.domain.ids import KeyId, parse_key_id
+from keycore.domain.ids import parse_key_id
 from keycore.domain.keys import Key, KeyKind, KeyVersion
 from keycore.errors import InvalidRequestError
 from keyoperator.status import Condition, ConditionType, Finding
+from keyoperator.wanted import Identity, Previous, SecretRef, Wanted
 
 GROUP = "kms.keyplane.dev"
 VERSION = "v1"
@@ -38,74 +46,6 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _INTERVAL = re.compile(r"([1-9][0-9]{0,6})([smhd])")
 
 
-@dataclass(frozen=True, slots=True)
-class SecretRef:
-    """Where the material of an imported key is: an entry of a Secret in the Key's namespace."""
-
-    name: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Which resource it is, and in which state of its spec."""
-
-    namespace: str
-    name: str
-    uid: str
-    generation: int
-
-    @property
-    def owner(self) -> str:
-        """The name under which the core knows this resource; a recreated one has another."""
-        return f"kubernetes/{self.uid}"
-
-    def __str__(self) -> str:
-        """Return what people call the resource."""
-        return f"Key {self.namespace}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a Key asks for. ``None`` leaves that property of the key to others.
-
-    Attributes:
-        kind: never left to others, since it cannot change.
-        rotation_interval: age of the newest version at which the next one is due.
-        rotation_trigger: a changed text asks for one rotation.
-        material: set for an imported key only.
-        suspended: the wanted state.
-        retain: whether the key outlives the resource.
-        adopt: the existing key to manage instead of a new one.
-    """
-
-    identity: Identity
-    kind: KeyKind = KeyKind.ROOT
-    display_name: str | None = None
-    description: str | None = None
-    expires_at: datetime | None = None
-    rotation_interval: timedelta | None = None
-    rotation_trigger: str | None = None
-    material: SecretRef | None = None
-    suspended: bool | None = None
-    retain: bool = False
-    adopt: KeyId | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Previous:
-    """What the status said before.
-
-    Attributes:
-        observed_generation: ``None`` until the first look has been written down.
-    """
-
-    key_id: KeyId | None = None
-    current_version: int | None = None
-    observed_generation: int | None = None
-    conditions: tuple[Condition, ...] = ()
-
-
 class _Fields(BaseModel):
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
@@ -117,9 +57,11 @@ def _parse_interval(text: object) -> timedelta:
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
-def _parse_time(text: object) -> object:
-    # RFC 3339 allows t and z in lower case, which the parser does not.
-    return text.upper() if isinstance(text, str) else text
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must lie in the years 1 to 9999") from None
 
 
 class _Rotation(_Fields):
@@ -140,7 +82,7 @@ class _Spec(_Fields):
     display_name: str | None = None
     description: str | None = None
     type: Literal["Root", "Standard"] = "Root"
-    expiration_date: Annotated[AwareDatetime, BeforeValidator(_parse_time)] | None = None
+    expiration_date: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
     rotation: _Rotation = _Rotation()
     material: Annotated[_Import | None, Field(alias="import")] = None
     state: Literal["Active", "Suspended"] | None = None
@@ -199,16 +141,16 @@ def parse_wanted(manifest: Manifest) -> Wanted:
         spec = _KeyWithSpec.model_validate(manifest).spec
     except ValidationError as error:
         raise _invalid(error) from None
-    material = spec.material.secret_ref if spec.material else None
+    secret = spec.material.secret_ref if spec.material else None
     return Wanted(
-        identity=parse_identity(manifest),
+        parse_identity(manifest),
         kind=KeyKind(spec.type.lower()),
         display_name=spec.display_name,
         description=spec.description,
-        expires_at=spec.expiration_date and spec.expiration_date.astimezone(UTC),
+        expires_at=spec.expiration_date,
         rotation_interval=spec.rotation.interval,
         rotation_trigger=spec.rotation.trigger,
-        material=material and SecretRef(material.name, material.key),
+        material=None if secret is None else SecretRef(secret.name, secret.key),
         suspended=None if spec.state is None else spec.state == "Suspended",
         retain=spec.deletion_policy == "Retain",
         adopt=None if spec.adopt is None else parse_key_id(spec.adopt),
@@ -229,7 +171,7 @@ def parse_previous(manifest: Manifest) -> Previous:
         conditions=tuple(
             _parse_condition(condition)
             for condition in status.conditions
-            if condition.type in ConditionType
+            if condition.type in set(ConditionType)
         ),
     )
 
@@ -311,9 +253,9 @@ def _invalid(error: ValidationError) -> InvalidRequestError:
 def _parse_condition(condition: _Condition) -> Condition:
     finding = Finding(
         ConditionType(condition.type),
-        condition.status == "True",
         condition.reason,
         condition.message,
+        holds=condition.status == "True",
     )
     return Condition(finding, condition.observed_generation, condition.last_transition_time)
 

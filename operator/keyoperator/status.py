@@ -8,7 +8,7 @@ long something has been the case.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -31,9 +31,9 @@ class Finding:
     """
 
     type: ConditionType
-    holds: bool
     reason: str
     message: str
+    holds: bool = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

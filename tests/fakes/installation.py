@@ -11,7 +11,6 @@ from keycore.domain.instances import Installation, Instance
 from keycore.service.caller import Caller
 from keycore.service.records import Records
 from keycore.settings import ProviderSettings, Settings
-
 from tests.fakes.fixed_clock import FixedClock
 from tests.fakes.memory_audit import MemoryAuditLog
 from tests.fakes.memory_store import MemoryStore

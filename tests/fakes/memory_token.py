@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.keywrap import (
     aes_key_unwrap_with_padding,
     aes_key_wrap_with_padding,
 )
+
 from keycore.domain.ids import VersionId
 from keycore.errors import CiphertextRejectedError, TokenUnavailableError
 from keycore.ports import TokenDescription, WrappedKey

@@ -88,6 +88,10 @@ class Provider:
         """Tell whether objects in etcd may depend on the key."""
         return any(a.key_id == key_id for a in self.live)
 
+    def encrypts_with(self, key_id: KeyId) -> bool:
+        """Tell whether the provider encrypts under the key, or will when its nodes are ready."""
+        return any(a.key_id == key_id for a in (self.active, self.pending) if a is not None)
+
     def _only(self, state: ActivationState) -> Activation | None:
         return next((a for a in self.activations if a.state is state), None)
 

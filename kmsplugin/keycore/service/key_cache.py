@@ -92,5 +92,6 @@ class KeyCache:
             key = unit.key(key_id)
         self._keys[key_id] = key
         while len(self._keys) > self._capacity:
-            self._keys.popitem(last=False)
+            # Nobody would tell the token later that a key unknown here was deleted.
+            self.drop(next(iter(self._keys)))
         return key

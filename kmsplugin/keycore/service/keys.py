@@ -235,7 +235,7 @@ class KeyService:
             if marker is not None and key.rotation_marker == marker:
                 return key
             _check_rotation_material(key, material)
-            marked = replace(key, rotation_marker=marker or key.rotation_marker)
+            marked = replace(key, rotation_marker=key.rotation_marker if marker is None else marker)
             rotated = rotation.add_version(unit, marked, self._wrapped(material), now)
             newest = rotated.versions[-1]
             decision.note(version=newest.id, number=newest.number, state=newest.state.value)
@@ -322,9 +322,10 @@ class KeyService:
             UnavailableError: token or store did not answer.
         """
         with self._changing(caller, "key.release", key_id, within) as (unit, key, _):
+            if key.owner is None:
+                return key
             released = replace(key, owner=None, updated_at=self._clock.now())
-            if key.owner is not None:
-                unit.save_key(released)
+            unit.save_key(released)
             return released
 
     def delete(self, caller: Caller, key_id: KeyId, *, within: InstanceId | None = None) -> Key:
@@ -376,9 +377,10 @@ class KeyService:
             _ensure_live(key)
             if state is KeyState.SUSPENDED:
                 _ensure_unused(unit, key)
+            if key.state is state:
+                return key
             changed = replace(key, state=state, updated_at=self._clock.now())
-            if key.state is not state:
-                unit.save_key(changed)
+            unit.save_key(changed)
             return changed
 
     def _check_new(self, wanted: NewKey, now: datetime) -> None:

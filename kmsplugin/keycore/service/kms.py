@@ -23,7 +23,7 @@ from keycore.errors import (
     KeyplaneError,
     ProviderUnboundError,
     StoreUnavailableError,
-    TokenUnavailableError,
+    UnavailableError,
 )
 from keycore.ports import Clock, RootKeys, Store, Token
 from keycore.service.caller import Auditor, Caller
@@ -121,7 +121,7 @@ class KmsProvider:
         self._clock = clock
         self._ledger = Ledger()
         self._reported: Generation | None = None
-        self._sequence = -1
+        self._sequence = 0
         self._told = -1
         self._told_at = float("-inf")
         self._probed_at = float("-inf")
@@ -184,12 +184,14 @@ class KmsProvider:
         Raises:
             CiphertextMalformedError: not a ciphertext of this format.
             CiphertextRejectedError: unknown ``key_id``, or it does not open.
-            TokenUnavailableError: the token did not answer.
+            UnavailableError: the ledger was not read yet, or the key of this
+                ``key_id`` could not be loaded yet, or the token did not answer.
         """
         with self._auditor.decision(caller, "kms.decrypt", provider=self._name) as decision:
-            generation = self._ledger.generations.get(ActivationId(key_id))
+            ledger = self._ledger
+            generation = ledger.generations.get(ActivationId(key_id))
             if generation is None:
-                raise CiphertextRejectedError
+                raise self._unservable(ledger, ActivationId(key_id))
             decision.note(key_id=key_id, version=generation.version.id)
             parsed = envelope.parse(ciphertext)
             if parsed.version_id != generation.version.id:
@@ -218,23 +220,33 @@ class KmsProvider:
             try:
                 self._read_ledger()
                 self._report()
+                # The report may have activated what was pending.
+                self._read_ledger()
                 self._store_fault = ""
-            except (StoreUnavailableError, TokenUnavailableError, IntegrityError) as error:
+            except KeyplaneError as error:
                 self._store_fault = error.message
             self._probe()
 
     def _read_ledger(self) -> None:
-        sequence = self._store.changes_since(max(self._sequence, 0)).sequence
-        if sequence == self._sequence:
+        sequence = self._store.changes_since(self._sequence).sequence
+        # A load that failed for a passing reason is tried again at every call.
+        if sequence == self._sequence and not self._ledger.faults:
             return
         with self._records.reading() as unit:
             provider = unit.find_provider(self._name)
+            self._ensure_not_shrunk(provider)
             ledger = self._load(unit, provider) if provider else Ledger()
         gone = self._ledger.generations.keys() - ledger.generations.keys()
         self._token.forget(self._ledger.generations[gone_id].version.id for gone_id in gone)
         self._ledger = ledger
-        # A load that failed for a passing reason is tried again at the next call.
-        self._sequence = -1 if ledger.faults else sequence
+        self._sequence = sequence
+
+    def _ensure_not_shrunk(self, provider: Provider | None) -> None:
+        # Nothing here ever shortens a ledger; somebody removed or replaced the row, and
+        # following it would give up what the API server's objects need.
+        known = len(self._ledger.provider.activations) if self._ledger.provider else 0
+        if known > (len(provider.activations) if provider else 0):
+            raise IntegrityError("provider", self._name)
 
     def _load(self, unit: Unit, provider: Provider) -> Ledger:
         generations: dict[ActivationId, Generation] = {}
@@ -287,6 +299,14 @@ class KmsProvider:
         self._probed_at = self._clock.monotonic()
 
     # --- words ---------------------------------------------------------------
+
+    def _unservable(self, ledger: Ledger, key_id: ActivationId) -> KeyplaneError:
+        """Tell a ``key_id`` that was never given out from one that cannot be served yet."""
+        if ledger.provider is None and self._store_fault:
+            return UnavailableError(self._store_fault)
+        if key_id in ledger.faults:
+            return UnavailableError(ledger.faults[key_id])
+        return CiphertextRejectedError()
 
     def _fault(self, ledger: Ledger) -> str:
         return self._probe_fault or self._store_fault or next(iter(ledger.faults.values()), "")

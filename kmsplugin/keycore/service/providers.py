@@ -106,8 +106,7 @@ class ProviderService:
             self._records.writing() as unit,
         ):
             provider = unit.provider(name)
-            encrypting = {a.key_id for a in (provider.active, provider.pending) if a}
-            if key_id in encrypting | {provider.key_id}:
+            if provider.encrypts_with(key_id):
                 raise KeyInUseError(
                     f"provider {name} still encrypts with key {key_id}",
                     hint=f"bind it to another key first: keyplane provider set {name} --key …",

@@ -36,14 +36,16 @@ def first_version(wrapped: bytes, now: datetime) -> KeyVersion:
 def add_version(unit: Unit, key: Key, wrapped: bytes, now: datetime) -> Key:
     """Give ``key`` a new version and save both.
 
-    Without a provider the version is active at once. For a key that providers are
-    bound to it is pending, with one pending activation for each of them, until
+    Without a provider the version is active at once. For a key that providers
+    encrypt with it is pending, with one pending activation for each of them, until
     every registered node has loaded it.
 
     Raises:
         RotationPendingError: an earlier rotation or binding is not finished.
     """
-    bound = [provider for provider in unit.providers() if provider.key_id == key.id]
+    # A provider that is being bound to another key still encrypts with this one, so
+    # it counts, and its unfinished binding refuses the rotation.
+    bound = [provider for provider in unit.providers() if provider.encrypts_with(key.id)]
     ensure_settled(unit, key, bound)
     version = KeyVersion(
         id=VersionId(new_uuid()),
@@ -85,7 +87,14 @@ def ensure_settled(unit: Unit, key: Key, concerned: list[Provider]) -> None:
     unsettled = [provider for provider in concerned if provider.pending is not None]
     if key.pending is None and not unsettled:
         return
-    waiting = sorted(name for provider in unit.providers() for name in waits_for(unit, provider))
+    waiting = sorted(
+        {
+            name
+            for provider in unit.providers()
+            if provider in unsettled or provider.encrypts_with(key.id)
+            for name in waits_for(unit, provider)
+        }
+    )
     raise RotationPendingError(
         f"an earlier rotation or binding of key {key.id} is not finished",
         hint=f"it waits for node {', '.join(waiting)}; start the provider there, or remove a "

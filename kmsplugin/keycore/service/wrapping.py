@@ -15,6 +15,7 @@ from keycore.domain.keys import (
     Operation,
     ensure_allowed,
 )
+from keycore.errors import KeyExhaustedError, StoreUnavailableError
 from keycore.ports import Clock, Sealer
 from keycore.service.caller import Auditor, Caller
 from keycore.service.cipher import EnvelopeCipher
@@ -41,7 +42,7 @@ class Unwrapped:
     Attributes:
         version_id: the version that made the ciphertext.
         rewrapped: a new ciphertext under the current version, when the given one is
-            of an older version and the key may encrypt; otherwise ``None``.
+            of an older version and the key can encrypt; otherwise ``None``.
     """
 
     plaintext: bytes = field(repr=False)
@@ -135,9 +136,7 @@ class WrappingService:
             key = self._allowed(instance_id, key_id, Operation.UNWRAP)
             decision.note(version=parsed.version_id)
             plaintext = self._cipher.decrypt(Face.REST, key, parsed, encoded)
-            rewrapped = None
-            if parsed.version_id != key.current.id and self._may_encrypt(key):
-                rewrapped = self._rewrapped(key, parsed.version_id, plaintext, encoded)
+            rewrapped = self._carried_over(key, parsed.version_id, plaintext, encoded)
             return Unwrapped(plaintext, parsed.version_id, rewrapped)
 
     def rewrap(
@@ -168,8 +167,18 @@ class WrappingService:
         ensure_allowed(key, operation, self._clock.now())
         return key
 
-    def _may_encrypt(self, key: Key) -> bool:
-        return key.state_at(self._clock.now()) is KeyState.ACTIVE
+    def _carried_over(
+        self, key: Key, old: VersionId, plaintext: bytes, aad: Sequence[bytes]
+    ) -> Rewrapped | None:
+        numbers = {version.id: version.number for version in key.versions}
+        may_encrypt = key.state_at(self._clock.now()) is KeyState.ACTIVE
+        if numbers[old] >= key.current.number or not may_encrypt:
+            return None
+        try:
+            return self._rewrapped(key, old, plaintext, aad)
+        except (KeyExhaustedError, StoreUnavailableError):
+            # The new ciphertext is an extra, and unwrap must work at the bound too.
+            return None
 
     def _rewrapped(
         self, key: Key, old: VersionId, plaintext: bytes, aad: Sequence[bytes]

@@ -11,14 +11,6 @@ down_revision = None
 
 def upgrade() -> None:
     """Make all tables and the one row of the change counter."""
-    signature = (
-        sa.Column("record_format", sa.Integer, nullable=False),
-        sa.Column("mac", sa.LargeBinary, nullable=False),
-    )
-
-    def signed() -> list[sa.Column[object]]:
-        return [column.copy() for column in signature]
-
     changes = op.create_table(
         "changes",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -31,7 +23,7 @@ def upgrade() -> None:
         sa.Column("token_label", sa.String(32), nullable=False),
         sa.Column("token_serial", sa.String(32), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
-        *signed(),
+        *_signature(),
     )
     op.create_table(
         "instances",
@@ -39,7 +31,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(255), nullable=False),
         sa.Column("namespace", sa.String(63), unique=True),
         sa.Column("created_at", sa.BigInteger, nullable=False),
-        *signed(),
+        *_signature(),
     )
     op.create_table(
         "keys",
@@ -61,7 +53,7 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(255), unique=True),
         sa.Column("rotation_marker", sa.String(255)),
         sa.Column("changed", sa.BigInteger, nullable=False, index=True),
-        *signed(),
+        *_signature(),
     )
     op.create_table(
         "key_versions",
@@ -80,7 +72,7 @@ def upgrade() -> None:
         sa.Column("key_id", sa.String(36), sa.ForeignKey("keys.id"), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
-        *signed(),
+        *_signature(),
     )
     op.create_table(
         "activations",
@@ -100,5 +92,12 @@ def upgrade() -> None:
         sa.Column("loaded", sa.Integer, nullable=False),
         sa.Column("registered_at", sa.BigInteger, nullable=False),
         sa.Column("seen_at", sa.BigInteger, nullable=False),
-        *signed(),
+        *_signature(),
+    )
+
+
+def _signature() -> tuple[sa.Column[int], sa.Column[bytes]]:
+    return (
+        sa.Column("record_format", sa.Integer, nullable=False),
+        sa.Column("mac", sa.LargeBinary, nullable=False),
     )

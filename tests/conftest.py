@@ -1,0 +1,44 @@
+"""Fixtures that several layers of tests share.
+
+A PKCS#11 module and its one login belong to the process, so the whole test
+process shares one SoftHSM2 token; every test gets a store of its own. Tests that
+need a token of their own run keyplane in a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keycore.adapters.pkcs11_token import Pkcs11Token
+from keycore.adapters.sql_store import SqlStore
+from keycore.bootstrap import open_token
+from keycore.initialise import initialise
+from keycore.service.caller import Caller
+from keycore.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def softhsm_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of an initialised installation on SoftHSM2."""
+    settings = Settings(state_dir=tmp_path_factory.mktemp("softhsm") / "state")
+    initialise(settings, Caller("cli", "tests"))
+    return settings
+
+
+@pytest.fixture(scope="session")
+def softhsm_token(softhsm_settings: Settings) -> Iterator[Pkcs11Token]:
+    """The one logged-in SoftHSM2 token of the test process."""
+    token = open_token(softhsm_settings)
+    yield token
+    token.close()
+
+
+@pytest.fixture
+def sqlite_store(tmp_path: Path) -> Iterator[SqlStore]:
+    """An empty SQLite store."""
+    store = SqlStore.create(tmp_path / "keyplane.db")
+    yield store
+    store.close()
