@@ -138,8 +138,9 @@ def load_configuration(kubeconfig: Path | None) -> client.Configuration:
             None if kubeconfig is None else str(kubeconfig), client_configuration=configuration
         )
     except (config.ConfigException, OSError) as error:
+        named = "" if kubeconfig is None else f" in {kubeconfig}"
         raise SettingsError(
-            f"no usable Kubernetes configuration: {error}",
+            f"no usable Kubernetes configuration{named}: {error}",
             hint="set operator.kubeconfig, or KUBECONFIG, or run in a pod with a service account",
         ) from None
     return configuration

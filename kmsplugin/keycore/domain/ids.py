@@ -6,6 +6,7 @@ All ids are random UUIDs (RFC 9562, version 4) in canonical lower-case text.
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from typing import NewType
 
 from keycore.errors import InvalidRequestError
@@ -39,11 +40,10 @@ def parse_uuid(text: str, *, field: str) -> str:
     Raises:
         InvalidRequestError: ``text`` is no UUID.
     """
-    try:
+    parsed: str | None = None
+    with suppress(ValueError):
         parsed = str(uuid.UUID(text))
-    except ValueError:
-        parsed = ""
-    if parsed != text.lower():
+    if parsed is None or parsed != text.lower():
         raise InvalidRequestError(f"{field} must be a UUID", field=field)
     return parsed
 

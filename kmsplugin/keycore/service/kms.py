@@ -43,6 +43,11 @@ HEARTBEAT_SECONDS = 10.0
 PROBE_SECONDS = 5.0
 """How often the active key is proved by a real encryption and decryption."""
 
+STALE_SECONDS = 20.0
+"""How long ago the last refresh may have ended. A busy store can delay one for 15
+seconds, so a longer silence means a call of the token or the store that never came
+back, and that would otherwise leave the health as it was: good."""
+
 HEALTHY = "ok"
 """The one healthz text that kube-apiserver takes for healthy."""
 
@@ -127,6 +132,7 @@ class KmsProvider:
         self._probed_at = float("-inf")
         self._store_fault = "the store has not been read yet"
         self._probe_fault = "the key has not been proved yet"
+        self._refreshed_at = clock.monotonic()
         self._refreshing = threading.Lock()
 
     # --- the three calls of the protocol -------------------------------------
@@ -138,11 +144,13 @@ class KmsProvider:
         Status, because the API server throws away ciphertexts under another one.
         """
         ledger = self._ledger
-        active = ledger.active
-        if active is None:
-            return KmsStatus(self._why_unbound(ledger), "")
-        self._reported = active
-        return KmsStatus(self._fault(ledger) or HEALTHY, active.activation.id)
+        if ledger.active is not None:
+            self._reported = ledger.active
+        return self._status_of(ledger)
+
+    def outlook(self) -> KmsStatus:
+        """Return what Status would answer now, without fixing the activation for Encrypt."""
+        return self._status_of(self._ledger)
 
     def encrypt(self, caller: Caller, plaintext: bytes) -> tuple[bytes, ActivationId]:
         """Encrypt a seed under the activation that Status last reported.
@@ -226,6 +234,7 @@ class KmsProvider:
             except KeyplaneError as error:
                 self._store_fault = error.message
             self._probe()
+            self._refreshed_at = self._clock.monotonic()
 
     def _read_ledger(self) -> None:
         sequence = self._store.changes_since(self._sequence).sequence
@@ -307,6 +316,21 @@ class KmsProvider:
         if key_id in ledger.faults:
             return UnavailableError(ledger.faults[key_id])
         return CiphertextRejectedError()
+
+    def _status_of(self, ledger: Ledger) -> KmsStatus:
+        active = ledger.active
+        if active is None:
+            return KmsStatus(self._silence() or self._why_unbound(ledger), "")
+        healthz = self._silence() or self._fault(ledger) or HEALTHY
+        return KmsStatus(healthz, active.activation.id)
+
+    def _silence(self) -> str:
+        if self._clock.monotonic() - self._refreshed_at <= STALE_SECONDS:
+            return ""
+        return (
+            f"token or store have not answered for more than {STALE_SECONDS:.0f} seconds; "
+            "check the HSM, then restart the provider"
+        )
 
     def _fault(self, ledger: Ledger) -> str:
         return self._probe_fault or self._store_fault or next(iter(ledger.faults.values()), "")

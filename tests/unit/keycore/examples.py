@@ -14,7 +14,6 @@ from keycore.ports import Signed
 from keycore.service.keys import NewKey
 from keycore.service.records import Records
 from tests.fakes.installation import CALLER, FakeInstallation
-from tests.fakes.memory_token import InsecureMemoryToken
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -122,15 +121,3 @@ def put_provider(here: FakeInstallation, signed: Signed[Provider] | None) -> Non
         del rows.providers["keyplane"]
     else:
         rows.providers["keyplane"] = signed
-
-
-class CountingToken(InsecureMemoryToken):
-    """Counts the uses of root keys, to show that something needs none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.root_key_calls = 0
-
-    def _unwrap(self, key: Any) -> bytes:
-        self.root_key_calls += 1
-        return super()._unwrap(key)

@@ -93,7 +93,7 @@ def test_what_only_a_change_can_mend_is_not_retried_by_itself():
 
 @pytest.mark.parametrize("kind", DISPOSITIONS)
 def test_a_deletion_is_never_given_up(kind):
-    """kopf would drop the finalizer, and nobody would remember the key."""
+    """Otherwise kopf would drop the finalizer, and nobody would remember the key."""
     error = kind("k", "r") if kind.__name__ == "IntegrityError" else _new(kind)
 
     raised = to_retry(error, HALF_A_MINUTE)

@@ -98,13 +98,14 @@ ROTATING = {
     "a key at rest does not rotate": (a_wish(), Observed(a_key()), False, "Idle", "No rotation"),
     "a pending version names the nodes it waits for, and the fix": (
         a_wish(),
-        Observed(
-            a_rotating_key(), users=(a_user(pending=True, waiting_for=("node-b", "node-a")),)
-        ),
+        Observed(a_rotating_key(), users=(a_user(pending=True, waiting_for=("node-b", "node-a")),)),
         True,
         "WaitingForNodes",
-        "Version 2 waits until node node-a, node-b of KMS provider keyplane has loaded it. Start "
-        "keyplane there, or remove a node that will not come back: keyplane nodes remove node-a",
+        (
+            "Version 2 waits until node node-a, node-b of KMS provider keyplane has loaded it. "
+            "Start keyplane there, or remove a node that will not come back: "
+            "keyplane nodes remove node-a"
+        ),
     ),
     "nodes that wait for another key are not named": (
         a_wish(),

@@ -92,7 +92,7 @@ class World:
         """Return the key that the status names, as the core has it."""
         return self.core.keys.get(CLI, KeyId(self.manifest["status"]["keyID"]))
 
-    def keys(self) -> list[Key]:
+    def all_keys(self) -> list[Key]:
         return self.core.keys.page(CLI, KeyFilter(deleted=True))
 
     def foreign_key(self, **changes: Any) -> Key:
@@ -152,7 +152,7 @@ def test_a_kill_before_the_status_is_written_makes_no_second_key(world: World):
 
     outcome = world.look()
 
-    assert [key.id for key in world.keys()] == [world.key().id]
+    assert [key.id for key in world.all_keys()] == [world.key().id]
     assert reasons(outcome) == ["Created"]
 
 
@@ -161,19 +161,19 @@ def test_a_resource_that_is_not_held_gets_no_key(world: World):
     world.manifest["metadata"]["finalizers"] = []
 
     assert world.look() == Outcome()
-    assert world.keys() == []
+    assert world.all_keys() == []
 
 
 def test_a_timer_that_is_late_makes_no_key_for_a_resource_that_is_let_go(world: World):
     world.manifest["metadata"]["deletionTimestamp"] = "2030-03-01T12:00:00Z"
 
     assert world.look() == Outcome()
-    assert world.keys() == []
+    assert world.all_keys() == []
 
 
 def test_the_timer_leaves_the_first_look_to_the_handler(world: World):
     assert world.reconciler.look_again(world.manifest) == Outcome()
-    assert world.keys() == []
+    assert world.all_keys() == []
 
 
 def test_the_timer_finds_drift(settled: World):
@@ -208,7 +208,7 @@ def test_two_looks_at_one_resource_make_one_key(world: World):
         thread.join()
 
     assert [outcome.failure for outcome in outcomes] == [None] * 4
-    assert len(world.keys()) == 1
+    assert len(world.all_keys()) == 1
 
 
 def test_an_existing_key_is_adopted_with_its_marker(world: World):
@@ -460,7 +460,7 @@ def test_a_key_deleted_elsewhere_is_told_and_never_made_again(settled: World):
 
     assert settled.ready() == ("False", "KeyDeleted")
     assert reasons(outcome) == ["KeyDeleted"]
-    assert len(settled.keys()) == 1
+    assert len(settled.all_keys()) == 1
     assert settled.manifest["status"]["versions"][0]["state"] == "Destroyed"
 
 
@@ -470,7 +470,7 @@ def test_a_key_that_the_store_forgot_is_never_made_again(settled: World):
     settled.look()
 
     assert settled.ready() == ("False", "KeyLost")
-    assert len(settled.keys()) == 1
+    assert len(settled.all_keys()) == 1
 
 
 # --- faults -----------------------------------------------------------------
@@ -516,7 +516,7 @@ def test_a_value_that_this_version_does_not_know_is_told(world: World):
     world.look()
 
     assert world.ready() == ("False", "Refused")
-    assert world.keys() == []
+    assert world.all_keys() == []
 
 
 def test_a_fault_of_ours_is_logged_and_not_shown(world: World, caplog, monkeypatch):
@@ -566,7 +566,7 @@ def test_a_key_whose_status_was_never_written_is_destroyed_too(world: World):
     outcome = world.reconciler.delete(world.manifest)
 
     assert reasons(outcome) == ["Deleted"]
-    assert [key.state for key in world.keys()] == [KeyState.DESTROYED]
+    assert [key.state for key in world.all_keys()] == [KeyState.DESTROYED]
 
 
 def test_a_resource_that_never_adopted_does_not_touch_the_foreign_key(world: World):

@@ -1,0 +1,1 @@
+"""The KMS v2 messages and stubs, generated from ``protos/`` by ``make proto``."""
