@@ -45,23 +45,23 @@ def key_document(key: Key, now: datetime, overviews: Iterable[ProviderOverview])
         "type": key.kind.value,
         "state": key.state_at(now).name.lower(),
         "imported": key.imported,
-        "bit_length": key.bit_length,
-        "current_version": key.current.number,
-        "pending_version": key.pending.number if key.pending else None,
-        "created_at": as_time(key.created_at),
-        "created_by": key.created_by,
-        "updated_at": as_time(key.updated_at),
-        "expires_at": as_time(key.expires_at),
-        "deleted_at": as_time(key.deleted_at),
+        "bitLength": key.bit_length,
+        "currentVersion": key.current.number,
+        "pendingVersion": key.pending.number if key.pending else None,
+        "createdAt": as_time(key.created_at),
+        "createdBy": key.created_by,
+        "updatedAt": as_time(key.updated_at),
+        "expiresAt": as_time(key.expires_at),
+        "deletedAt": as_time(key.deleted_at),
         "owner": key.owner,
         "providers": [seen.provider.name for seen in users],
-        "waiting_for": _nodes_waited_for(users),
+        "waitingFor": _nodes_waited_for(users),
         "versions": [
             {
                 "number": version.number,
                 "id": version.id,
                 "state": version.state.value,
-                "created_at": as_time(version.created_at),
+                "createdAt": as_time(version.created_at),
             }
             for version in key.versions
         ],
@@ -75,12 +75,12 @@ def provider_document(overview: ProviderOverview, find_key: KeyFinder) -> Docume
     return {
         "name": provider.name,
         "key": provider.key_id,
-        "key_name": key.name,
+        "keyName": key.name,
         "active": activation_document(provider.active, find_key),
         "pending": activation_document(provider.pending, find_key),
-        "waiting_for": list(overview.waiting_for),
-        "created_at": as_time(provider.created_at),
-        "updated_at": as_time(provider.updated_at),
+        "waitingFor": list(overview.waiting_for),
+        "createdAt": as_time(provider.created_at),
+        "updatedAt": as_time(provider.updated_at),
         "nodes": [node_document(node, overview) for node in overview.nodes],
         "activations": [activation_document(a, find_key) for a in provider.activations],
     }
@@ -93,12 +93,12 @@ def activation_document(activation: Activation | None, find_key: KeyFinder) -> D
     version = find_key(activation.key_id).version(activation.version_id)
     return {
         "sequence": activation.sequence,
-        "key_id": activation.id,
-        "key_id_hash": key_id_hash(activation.id),
+        "keyId": activation.id,
+        "keyIdHash": key_id_hash(activation.id),
         "key": activation.key_id,
         "version": version.number if version else None,
         "state": activation.state.value,
-        "created_at": as_time(activation.created_at),
+        "createdAt": as_time(activation.created_at),
     }
 
 
@@ -110,8 +110,8 @@ def node_document(node: Node, overview: ProviderOverview | None) -> Document:
         "name": node.name,
         "ready": node.name not in waited_for,
         "loaded": node.loaded,
-        "registered_at": as_time(node.registered_at),
-        "seen_at": as_time(node.seen_at),
+        "registeredAt": as_time(node.registered_at),
+        "seenAt": as_time(node.seen_at),
     }
 
 
@@ -121,7 +121,7 @@ def instance_document(instance: Instance) -> Document:
         "id": instance.id,
         "name": instance.name,
         "namespace": instance.namespace,
-        "created_at": as_time(instance.created_at),
+        "createdAt": as_time(instance.created_at),
     }
 
 
@@ -129,8 +129,8 @@ def installation_document(installation: Installation, state_dir: str) -> Documen
     """Describe the installation."""
     return {
         "id": installation.id,
-        "state_dir": state_dir,
-        "created_at": as_time(installation.created_at),
+        "stateDir": state_dir,
+        "createdAt": as_time(installation.created_at),
     }
 
 
@@ -142,7 +142,7 @@ def token_document(token: TokenDescription, module: str) -> Document:
         "manufacturer": token.manufacturer,
         "model": token.model,
         "module": module,
-        "guards_unwrapping": token.guards_unwrapping,
+        "guardsUnwrapping": token.guards_unwrapping,
     }
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from keycli.output import Document, Output, show_json
+from keycli.errors import ExitCode
+from keycli.output import Document, Output, discard_output, show_json
 
 if TYPE_CHECKING:
     from keycore.bootstrap import Core
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 FACE = "cli"
 
-P = ParamSpec("P")
+HandlerT = TypeVar("HandlerT", bound=Callable[..., None])
 CoreOpener = Callable[["Settings", str], AbstractContextManager["Core"]]
 """What opens the core; tests put a core on fakes here."""
 
@@ -150,7 +152,7 @@ def show_help(context: typer.Context) -> None:
 
 def command(
     group: typer.Typer, name: str, *, examples: Sequence[str] = ()
-) -> Callable[[Callable[Concatenate[Invocation, P], None]], None]:
+) -> Callable[[HandlerT], HandlerT]:
     """Register a handler as a command that also takes the global options.
 
     Args:
@@ -163,11 +165,18 @@ def command(
         the others are options and arguments as typer reads them.
     """
 
-    def register(handler: Callable[Concatenate[Invocation, P], None]) -> None:
+    def register(handler: HandlerT) -> HandlerT:
         def run(context: typer.Context, **arguments: Any) -> None:
-            given = (arguments.pop(name) for name in ("config", "output", "debug"))
-            invocation: Invocation = context.obj.with_options(*given)
-            handler(invocation, **arguments)
+            started: Invocation = context.obj
+            invocation = started.with_options(
+                arguments.pop("config"), arguments.pop("output"), arguments.pop("debug")
+            )
+            try:
+                handler(invocation, **arguments)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                discard_output()
+                raise typer.Exit(ExitCode.READER_GONE) from None
 
         own = list(inspect.signature(handler, eval_str=True).parameters.values())[1:]
         signature = inspect.Signature([_CONTEXT, *own, *_GLOBAL])
@@ -176,6 +185,7 @@ def command(
         run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
         run.__doc__ = handler.__doc__
         group.command(name, epilog=as_epilog(examples))(run)
+        return handler
 
     return register
 

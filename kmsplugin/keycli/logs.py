@@ -83,9 +83,7 @@ def _shared_processors(face: str) -> list[Processor]:
     ]
 
 
-def _add_resource(
-    _: Any, __: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def _add_resource(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Name the Kubernetes resource that kopf attaches to its records."""
     reference = getattr(event.get("_record"), "k8s_ref", None) or {}
     parts = (reference.get("namespace"), reference.get("name"))

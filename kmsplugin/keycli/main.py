@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -66,6 +64,8 @@ def root(
     Options of this level may also stand after the command.
     """
     if show_version:
+        from importlib.metadata import version  # noqa: PLC0415
+
         typer.echo(f"{PROGRAM} {version(PROGRAM)}")
         raise typer.Exit
     context.obj = (context.obj or Invocation()).with_options(config, output, debug)
@@ -82,9 +82,7 @@ app.add_typer(nodes.app, name="nodes")
 encryption_config.register(app)
 
 
-def main(
-    arguments: Sequence[str] | None = None, *, invocation: Invocation | None = None
-) -> int:
+def main(arguments: Sequence[str] | None = None, *, invocation: Invocation | None = None) -> int:
     """Run one command line.
 
     Args:
@@ -99,10 +97,6 @@ def main(
         return _run(given, invocation or Invocation())
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # Python would flush standard output once more at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.READER_GONE
     except Exception:  # noqa: BLE001 - the last resort: nobody else handles it.
         if "--debug" in given:
             traceback.print_exc()
@@ -116,7 +110,6 @@ def _run(arguments: list[str], invocation: Invocation) -> int:
         ended = get_command(app)(
             arguments, prog_name=PROGRAM, standalone_mode=False, obj=invocation
         )
-        sys.stdout.flush()
     except KeyplaneError as error:
         remark(describe(error.message, error.hint))
         return exit_code_of(error)

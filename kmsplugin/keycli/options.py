@@ -25,7 +25,8 @@ KeyOption = Annotated[
     str, typer.Option("--key", metavar="KEY_ID", help="The key; see: keyplane keys list")
 ]
 InstanceOption = Annotated[
-    str | None, typer.Option("--instance", metavar="INSTANCE_ID", help="See: keyplane instance list")
+    str | None,
+    typer.Option("--instance", metavar="INSTANCE_ID", help="See: keyplane instance list"),
 ]
 ImportOption = Annotated[
     Path | None,

@@ -7,6 +7,7 @@ wrapped, so that each row stays one line; ids are never cut.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -89,6 +90,14 @@ def remark(text: str) -> None:
     """Write a sentence about what goes on to standard error."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def discard_output() -> None:
+    """Let standard output lead nowhere, because its reader has gone.
+
+    Python would flush it once more at exit, and complain.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_time(moment: datetime | None) -> str | None:

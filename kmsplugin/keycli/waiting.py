@@ -28,28 +28,31 @@ def wait_until_settled(
         ``None`` when nothing is pending, or when waiting was not wanted; otherwise
         the error to raise once the command has written its answer.
     """
-    from tenacity import RetryError, Retrying  # noqa: PLC0415
-    from tenacity import retry_if_result, stop_after_delay, wait_fixed  # noqa: PLC0415
+    import tenacity  # noqa: PLC0415
 
     if seconds is None:
         return None
     pending = _pending(overviews())
     if pending:
         remark(f"waiting up to {seconds:g} s for {_names(pending)}")
-    retrying = Retrying(
-        retry=retry_if_result(bool),
-        stop=stop_after_delay(seconds),
-        wait=wait_fixed(POLL_SECONDS),
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_result(bool),
+        stop=tenacity.stop_after_delay(seconds),
+        wait=tenacity.wait_fixed(POLL_SECONDS),
     )
     try:
         retrying(lambda: _pending(overviews()))
-    except RetryError:
-        return UnavailableError(
-            f"after {seconds:g} s {_names(_pending(overviews()))} had not loaded the new key version",
-            hint="start the provider there, or remove a node that will not come back: "
-            "keyplane nodes remove NODE",
-        )
+    except tenacity.RetryError as error:
+        return _too_late(seconds, error.last_attempt.result())
     return None
+
+
+def _too_late(seconds: float, pending: Sequence[ProviderOverview]) -> UnavailableError:
+    return UnavailableError(
+        f"after {seconds:g} s {_names(pending)} had not loaded the new key version",
+        hint="start the provider there, or remove a node that will not come back: "
+        "keyplane nodes remove NODE",
+    )
 
 
 def _pending(overviews: Sequence[ProviderOverview]) -> list[ProviderOverview]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -179,14 +180,18 @@ def load_settings(config_file: Path | None = None) -> Settings:
             hint="correct --config or KEYPLANE_CONFIG, or leave both away for the defaults",
         )
 
+    file = named or DEFAULT_CONFIG_FILE
+
     class _FileSettings(Settings):
-        model_config = SettingsConfigDict(toml_file=named or DEFAULT_CONFIG_FILE)
+        model_config = SettingsConfigDict(toml_file=file)
 
     try:
         settings = _FileSettings()
     except ValidationError as error:
         raise SettingsError(_all_faults(error), hint="see docs/configuration.md") from None
-    except (OSError, ValueError) as error:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the configuration file {file} cannot be read: {error}") from None
+    except ValueError as error:
         raise SettingsError(f"the configuration cannot be read: {error}") from None
     _check_socket(settings.provider.socket)
     return settings

@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError
 
 from keycore.domain.ids import InstanceId
 from keycore.errors import SettingsError
+from keyoperator.resource import GROUP, PLURAL, VERSION
 from keyoperator.wanted import SecretRef
 
 _NOT_FOUND = 404
@@ -50,8 +51,16 @@ class ClusterForbiddenError(ClusterError):
     """The operator's role lacks a permission."""
 
 
-class ClusterObjectNotFoundError(ClusterError):
-    """The namespace or Secret does not exist."""
+class CrdMissingError(ClusterError):
+    """The cluster does not know the resource Key (yet)."""
+
+
+class NamespaceNotFoundError(ClusterError):
+    """The namespace does not exist any more."""
+
+
+class SecretNotFoundError(ClusterError):
+    """The Secret does not exist."""
 
 
 class MaterialMissingError(ClusterError):
@@ -66,24 +75,34 @@ class Cluster:
         self._api = client.ApiClient(configuration)
 
     def check(self) -> None:
-        """Ask the API server for its version.
+        """Ask the API server whether it serves Keys.
 
         Raises:
+            CrdMissingError: it does not know the resource.
             ClusterUnavailableError: it does not answer.
             ClusterForbiddenError: it does not know us (yet).
         """
-        with _translated("the API server"):
-            client.VersionApi(self._api).get_code(_request_timeout=_TIMEOUT_SECONDS)
+        missing = CrdMissingError(
+            f"the cluster does not know the resource {PLURAL}.{GROUP}/{VERSION}",
+            hint="install it: kubectl apply -f crds/keys.yaml",
+        )
+        with _translated(f"the resources of {GROUP}", missing):
+            found = client.CustomObjectsApi(self._api).get_api_resources(
+                GROUP, VERSION, _request_timeout=_TIMEOUT_SECONDS
+            )
+        if PLURAL not in {resource.name for resource in found.resources or ()}:
+            raise missing
 
     def namespace_uid(self, name: str) -> InstanceId:
         """Return the UID of a namespace, which is the id of its own instance.
 
         Raises:
-            ClusterObjectNotFoundError: there is no such namespace.
+            NamespaceNotFoundError: there is no such namespace.
             ClusterForbiddenError: the operator may not read it.
             ClusterUnavailableError: the API server does not answer.
         """
-        with _translated(f"namespace {name}"):
+        missing = NamespaceNotFoundError(f"namespace {name} does not exist")
+        with _translated(f"namespace {name}", missing):
             namespace = client.CoreV1Api(self._api).read_namespace(
                 name, _request_timeout=_TIMEOUT_SECONDS
             )
@@ -96,11 +115,15 @@ class Cluster:
 
         Raises:
             MaterialMissingError: the Secret has no such entry.
-            ClusterObjectNotFoundError: there is no such Secret.
+            SecretNotFoundError: there is no such Secret.
             ClusterForbiddenError: the operator may not read it.
             ClusterUnavailableError: the API server does not answer.
         """
-        with _translated(f"Secret {namespace}/{ref.name}"):
+        what = f"Secret {namespace}/{ref.name}"
+        missing = SecretNotFoundError(
+            f"{what} does not exist", hint="create it with the key material"
+        )
+        with _translated(what, missing):
             secret = client.CoreV1Api(self._api).read_namespaced_secret(
                 ref.name, namespace, _request_timeout=_TIMEOUT_SECONDS
             )
@@ -108,7 +131,7 @@ class Cluster:
             return base64.b64decode((secret.data or {})[ref.key], validate=True)
         except (KeyError, binascii.Error):
             raise MaterialMissingError(
-                f"Secret {namespace}/{ref.name} has no entry {ref.key}",
+                f"{what} has no entry {ref.key}",
                 hint="add the key material to it, or create the Key anew with another secretRef",
             ) from None
 
@@ -131,6 +154,8 @@ def load_configuration(kubeconfig: Path | None) -> client.Configuration:
     # A proxy counts only when the kubeconfig names it: what the environment says
     # is about the way to the internet, and the API server is next door.
     configuration.proxy = None
+    # Whatever asks is repeated as a whole; retries below would only hold up a thread.
+    configuration.retries = False
     try:
         if kubeconfig is None and _load_service_account(configuration):
             return configuration
@@ -157,12 +182,17 @@ def _load_service_account(configuration: client.Configuration) -> bool:
 
 
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turn the client's exceptions into ours; their texts hold whole answers and are dropped."""
+def _translated(what: str, missing: ClusterError) -> Iterator[None]:
+    """Turn the client's exceptions into ours; their texts hold whole answers and are dropped.
+
+    Args:
+        what: what is asked for, for the messages.
+        missing: raised when the API server has no such thing.
+    """
     try:
         yield
     except client.ApiException as error:
-        raise _translate_status(error.status, what) from None
+        raise (missing if error.status == _NOT_FOUND else _refusal(error.status, what)) from None
     except HTTPError as error:
         raise ClusterUnavailableError(
             f"the API server did not answer when asked for {what} ({type(error).__name__})",
@@ -170,9 +200,7 @@ def _translated(what: str) -> Iterator[None]:
         ) from None
 
 
-def _translate_status(status: int | None, what: str) -> ClusterError:
-    if status == _NOT_FOUND:
-        return ClusterObjectNotFoundError(f"{what} does not exist", hint="create it")
+def _refusal(status: int | None, what: str) -> ClusterError:
     if status in _REFUSED:
         return ClusterForbiddenError(
             f"the operator may not read {what} (HTTP {status})",

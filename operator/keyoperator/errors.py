@@ -77,7 +77,9 @@ DISPOSITIONS: Mapping[type[Exception], Disposition] = {
     cluster.ClusterError: _UNKNOWN,
     cluster.ClusterUnavailableError: Disposition("ClusterUnavailable", _LATER),
     cluster.ClusterForbiddenError: Disposition("ClusterForbidden", _MUCH_LATER),
-    cluster.ClusterObjectNotFoundError: Disposition("ClusterObjectNotFound", _LATER),
+    cluster.CrdMissingError: Disposition("CrdMissing", _LATER),
+    cluster.NamespaceNotFoundError: Disposition("NamespaceNotFound", _LATER),
+    cluster.SecretNotFoundError: Disposition("SecretNotFound", _LATER),
     cluster.MaterialMissingError: Disposition("MaterialMissing", _LATER),
 }
 

@@ -31,16 +31,16 @@ def register(reconciler: Reconciler, resync: timedelta) -> kopf.OperatorRegistry
         resync: how often each Key is looked at although nothing happened.
     """
     registry = kopf.OperatorRegistry()
-    interval = resync.total_seconds()
+    keys, interval = (GROUP, VERSION, PLURAL), resync.total_seconds()
 
     def spread(**_: Any) -> float:
         # After a start all timers would otherwise run at the same moment for ever.
         return random.uniform(interval / 2, interval)  # noqa: S311 - no secret
 
-    @kopf.on.create(GROUP, VERSION, PLURAL, registry=registry, timeout=_GIVE_UP_SECONDS)
-    @kopf.on.resume(GROUP, VERSION, PLURAL, registry=registry, timeout=_GIVE_UP_SECONDS)
+    @kopf.on.create(*keys, id="reconcile", registry=registry, timeout=_GIVE_UP_SECONDS)
+    @kopf.on.resume(*keys, id="reconcile", registry=registry, timeout=_GIVE_UP_SECONDS)
     @kopf.on.update(
-        GROUP, VERSION, PLURAL, registry=registry, timeout=_GIVE_UP_SECONDS, field="spec"
+        *keys, id="reconcile", registry=registry, timeout=_GIVE_UP_SECONDS, field="spec"
     )
     def reconcile(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
         outcome = reconciler.reconcile(body)
@@ -48,12 +48,12 @@ def register(reconciler: Reconciler, resync: timedelta) -> kopf.OperatorRegistry
         if outcome.failure is not None:
             raise to_kopf(outcome.failure)
 
-    @kopf.timer(GROUP, VERSION, PLURAL, registry=registry, interval=interval, initial_delay=spread)
+    @kopf.timer(*keys, id="look", registry=registry, interval=interval, initial_delay=spread)
     def look_again(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
         # A failure stands in the status, and the next look is the retry.
         _write(reconciler.look_again(body), body, patch)
 
-    @kopf.on.delete(GROUP, VERSION, PLURAL, registry=registry)
+    @kopf.on.delete(*keys, id="let-go", registry=registry)
     def let_go(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
         outcome = reconciler.delete(body)
         _write(outcome, body, patch)

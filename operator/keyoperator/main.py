@@ -16,6 +16,7 @@ from tenacity import AsyncRetrying, RetryCallState, wait_exponential
 from keycore.bootstrap import open_core
 from keycore.settings import Settings
 from keyoperator.cluster import Cluster, ClusterError, load_configuration
+from keyoperator.errors import explain
 from keyoperator.handlers import register
 from keyoperator.reconcile import Reconciler
 from keyoperator.resource import FINALIZER, GROUP
@@ -66,7 +67,7 @@ class _Runner:
         self._registry = registry
         self._cluster = cluster
         self._stop = asyncio.Event()
-        self._waits_already = False
+        self._waits_for = ""
 
     async def run(self) -> None:
         self._catch_signals()
@@ -83,7 +84,7 @@ class _Runner:
         if self._stop.is_set():
             return
         await asyncio.to_thread(self._cluster.check)
-        self._waits_already = False
+        self._waits_for = ""
         logger.info("operator: serving Keys")
         await self._serve()
 
@@ -113,9 +114,9 @@ class _Runner:
     def _log_failure(self, error: BaseException | None) -> None:
         if not isinstance(error, ClusterError):
             logger.error("operator: kopf gave up; it is started again", exc_info=error)
-        elif not self._waits_already:
-            self._waits_already = True
-            logger.warning("operator: waiting for the API server: %s", error.message)
+        elif self._waits_for != error.message:
+            self._waits_for = error.message
+            logger.warning("operator: waiting: %s", explain(error))
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -131,6 +132,9 @@ def kopf_settings() -> kopf.OperatorSettings:
     """Return how kopf is to watch, to retry and to leave marks on our resources."""
     settings = kopf.OperatorSettings()
     settings.process.ultimate_exiting_timeout = _EXIT_SECONDS_MAX
+    # The CRD is waited for before kopf starts, and one that is deleted later makes
+    # kopf give up; so it needs no permission to watch CRDs.
+    settings.scanning.disabled = True
     settings.posting.loggers = False
     settings.posting.default_backoffs = _EVENT_BACKOFFS_SECONDS
     settings.posting.reporting_component = "keyplane-operator"

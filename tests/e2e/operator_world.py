@@ -18,7 +18,6 @@ from typing import Any
 from testbed.cluster import Cluster
 from testbed.credentials import write_kubeconfig
 from testbed.processes import ChildProcess
-from testbed.waiting import wait_until
 
 NAMESPACE = "demo"
 RESYNC_SECONDS = 1.5
@@ -32,14 +31,9 @@ RULES: Sequence[Manifest] = (
     {
         "apiGroups": ["kms.keyplane.dev"],
         "resources": ["keys"],
-        "verbs": ["get", "list", "watch", "patch"],
+        "verbs": ["list", "watch", "patch"],
     },
     {"apiGroups": ["kms.keyplane.dev"], "resources": ["keys/status"], "verbs": ["patch"]},
-    {
-        "apiGroups": ["apiextensions.k8s.io"],
-        "resources": ["customresourcedefinitions"],
-        "verbs": ["list", "watch"],
-    },
     {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]},
     {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
@@ -164,13 +158,13 @@ class World:
         command = (sys.executable, "-c", code, str(self.config))
         return ChildProcess("operator", command, directory=self.directory)
 
-    def start(self) -> None:
-        """Start the operator and wait until it serves."""
-        lines = self.count_log("serving Keys")
+    def start(self, *, until: str = "serving Keys") -> None:
+        """Start the operator and wait until it logs something."""
+        before = self.count_log(until)
         self.operator.start()
         self.operator.wait_until(
-            lambda: self.count_log("serving Keys") > lines,
-            what="the operator serves",
+            lambda: self.count_log(until) > before,
+            what=f"the operator logs {until!r}",
             within_seconds=WITHIN_SECONDS,
         )
 
@@ -361,13 +355,3 @@ def _make_account(cluster: Cluster, kubeconfig: Path) -> Path:
     ca = cluster.apiservers[0].ca
     write_kubeconfig(kubeconfig, server=cluster.server, ca=ca, token=token.strip())
     return kubeconfig
-
-
-def wait_for_log(world: World, text: str) -> None:
-    """Wait until the operator logs something once more than now."""
-    before = world.count_log(text)
-    wait_until(
-        lambda: world.count_log(text) > before,
-        what=f"the operator logs {text!r}",
-        within_seconds=WITHIN_SECONDS,
-    )

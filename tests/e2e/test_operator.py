@@ -25,7 +25,7 @@ def world(plain_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> I
     """The operator, started before there is a CRD that it could serve."""
     world = World(plain_cluster, tmp_path_factory.mktemp("operator"))
     try:
-        world.start()
+        world.start(until="kubectl apply -f crds/keys.yaml")
         install_crd(plain_cluster)
         yield world
     finally:
@@ -87,7 +87,7 @@ def test_a_resource_whose_name_cannot_be_the_keys_name_needs_a_display_name(worl
         manifest = json.dumps(key_manifest(name, **spec))
         return world.cluster.kubectl("create", "--dry-run=server", "--filename=-", input=manifest)
 
-    with pytest.raises(CommandFailedError, match="set spec.displayName"):
+    with pytest.raises(CommandFailedError, match=r"set spec\.displayName"):
         create()
     assert "created" in create(displayName="A name")
 
@@ -290,6 +290,8 @@ def test_a_key_that_a_provider_needs_keeps_its_resource_until_it_is_released(wor
     key.delete(wait=False)
     key.wait_for(DeletionBlocked="KeyInUse")
     blocked = key.condition("DeletionBlocked")
+    world.operator.kill()
+    world.start()
     world.rival.does(f"core.providers.bind(caller, 'etcd', KeyId({successor.id!r}))")
     world.rival.does(f"core.providers.release(caller, 'etcd', KeyId({key_id!r}))")
     key.wait_until(lambda: not key.exists(), "is gone")
@@ -328,7 +330,7 @@ def test_a_key_is_imported_from_a_secret_and_its_material_stays_there(world: Wor
     key.wait_until(lambda: key.status["currentVersion"] == 2, "rotates")
     world.cluster.kubectl("delete", "secret", "material", f"--namespace={NAMESPACE}")
     key.patch(rotation={"trigger": "3"})
-    key.wait_for(Ready="ClusterObjectNotFound")
+    key.wait_for(Ready="SecretNotFound")
 
     assert world.rival.key(key.id)["imported"]
     everything = b"".join(
@@ -374,13 +376,10 @@ def test_the_operator_waits_for_an_api_server_and_outlives_its_restart(world: Wo
     world.operator.stop()
     apiserver = world.cluster.apiservers[0]
     apiserver.stop()
-    waits = "waiting for the API server"
+    waits = "waiting: The API server did not answer"
     before = world.count_log(waits)
 
-    world.operator.start()
-    world.operator.wait_until(
-        lambda: world.count_log(waits) > before, what="it waits", within_seconds=20
-    )
+    world.start(until=waits)
     apiserver.start()
     world.make("after-the-wait")
     apiserver.restart()

@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
+
 from keycore.domain.ids import ActivationId, InstanceId, KeyId, VersionId
 from keycore.domain.instances import Installation, Instance
 from keycore.domain.keys import Key, KeyKind, KeyState, KeyVersion, VersionState
@@ -78,6 +80,23 @@ INSTALLATION = Installation("0e000000-0000-4000-8000-000000000008", "label", "01
 def root_key(here: FakeInstallation, **wanted: Any) -> Key:
     """Create a root key in the installation's instance."""
     return here.core.keys.create(CALLER, here.instance.id, NewKey(**{"name": "root key", **wanted}))
+
+
+def material_of(here: FakeInstallation, key: Key) -> bytes:
+    """Return the key bytes inside the fake token."""
+    wrapped = key.current.wrapped
+    assert wrapped is not None
+    return aes_key_unwrap_with_padding(here.token._master, wrapped)
+
+
+def standard_key(here: FakeInstallation, **wanted: Any) -> Key:
+    """Create a standard key in the installation's instance."""
+    return root_key(here, kind=KeyKind.STANDARD, **wanted)
+
+
+def another_instance(here: FakeInstallation) -> InstanceId:
+    """Create a second instance."""
+    return here.core.instances.create(CALLER, "other").id
 
 
 def put_state(here: FakeInstallation, key: Key, state: KeyState) -> None:

@@ -125,7 +125,7 @@ def test_the_walk_covers_every_field_of_every_kind_of_record() -> None:
 
 def encode(field: list[Any]) -> bytes:
     """Encode one field of the vectors, independently of the product."""
-    letter = field[0].encode()
+    letter: bytes = field[0].encode()
     match field:
         case [_]:
             return letter

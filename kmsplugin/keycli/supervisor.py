@@ -1,0 +1,140 @@
+"""Keeps one child process for each face running until a signal ends them all.
+
+Every face is a program of its own, started afresh: a PKCS#11 module must be
+loaded after a fork, and one face's fault must not stop the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+
+from keycli.errors import ExitCode
+
+DELAY_SECONDS_MAX = 30.0
+"""Longest pause before a face is started again."""
+
+STEADY_SECONDS = 60.0
+"""A face that ran this long starts with the shortest pause again."""
+
+STOP_SECONDS = 75.0
+"""How long a face may take to end after a signal; the operator takes up to 60."""
+
+_PR_SET_PDEATHSIG = 1
+
+_log = structlog.get_logger(__name__)
+
+
+def supervise(commands: Mapping[str, Sequence[str]]) -> int:
+    """Run each command in a process of its own until SIGTERM or SIGINT.
+
+    The option ``--parent PID`` is added, by which the child learns whose end is
+    its own end.
+
+    Args:
+        commands: command lines by the face that they serve.
+
+    Returns:
+        0 after a signal, 2 when a child ended with 2: its setup must be mended by hand.
+    """
+    return asyncio.run(Supervisor(commands).run())
+
+
+@dataclass
+class Supervisor:
+    """The children, and what keeps them running.
+
+    Attributes:
+        delay_seconds: first pause before a face is started again; it doubles each time.
+    """
+
+    commands: Mapping[str, Sequence[str]]
+    delay_seconds: float = 1.0
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _children: dict[str, Process] = field(default_factory=dict)
+    _code: int = ExitCode.OK
+
+    async def run(self) -> int:
+        """Run until a signal, or until a child's setup turns out to be wrong."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, ExitCode.OK)
+        await asyncio.gather(*(self._keep(face) for face in self.commands))
+        return self._code
+
+    async def _keep(self, face: str) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            started = time.monotonic()
+            code = await self._run_once(face)
+            if self._stop.is_set():
+                return
+            if code == ExitCode.SETUP:
+                self._end(ExitCode.SETUP)
+                return
+            steady = time.monotonic() - started >= STEADY_SECONDS
+            failures = 0 if steady else failures + 1
+            await self._pause(face, code, delay_after(failures, self.delay_seconds))
+
+    async def _run_once(self, face: str) -> int:
+        child = await asyncio.create_subprocess_exec(
+            *self.commands[face],
+            "--parent",
+            str(os.getpid()),
+            stdin=DEVNULL,
+            # Ctrl-C then reaches this process alone, and each child gets one signal.
+            process_group=0,
+        )
+        self._children[face] = child
+        _log.info("started", serves=face, pid=child.pid)
+        if self._stop.is_set():
+            _signal(child, signal.SIGTERM)
+        try:
+            return await child.wait()
+        finally:
+            del self._children[face]
+
+    async def _pause(self, face: str, code: int, seconds: float) -> None:
+        _log.warning("ended and is started again", serves=face, exit_code=code, seconds=seconds)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+
+    def _end(self, code: int) -> None:
+        self._code = self._code or code
+        self._stop.set()
+        for child in self._children.values():
+            _signal(child, signal.SIGTERM)
+        asyncio.get_running_loop().call_later(STOP_SECONDS, self._kill)
+
+    def _kill(self) -> None:
+        for face, child in self._children.items():
+            _log.error("did not end in time and is killed", serves=face, pid=child.pid)
+            _signal(child, signal.SIGKILL)
+
+
+def delay_after(failures: int, first: float) -> float:
+    """Return the pause in seconds after so many failures in a row, 30 at most."""
+    return min(first * 2.0 ** min(max(failures - 1, 0), 10), DELAY_SECONDS_MAX)
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the kernel send SIGTERM to this process when its parent is gone (``prctl(2)``)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    # The parent may have died before the line above, and then no signal comes.
+    if os.getppid() != parent:
+        sys.exit(ExitCode.OK)
+
+
+def _signal(child: Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        child.send_signal(number)

@@ -1,0 +1,83 @@
+"""Keeps a provider's view of store and token fresh, and tells the log what changed."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from keycore.service.kms import HEALTHY, KmsProvider
+
+_log = structlog.get_logger(__name__)
+
+INTERVAL_SECONDS = 0.5
+"""Changes by other processes must be seen within one second."""
+
+_JOIN_SECONDS = 2.0
+
+
+class Upkeep:
+    """Refreshes the provider twice a second, in a thread of its own while entered."""
+
+    def __init__(
+        self, provider: KmsProvider, *, interval_seconds: float = INTERVAL_SECONDS
+    ) -> None:
+        """Keep ``provider`` fresh."""
+        self._provider = provider
+        self._interval_seconds = interval_seconds
+        self._known = provider.outlook()
+        self._failure = ""
+        self._stopping = threading.Event()
+        # A refresh can hang in the HSM, and must not keep the process alive.
+        self._thread = threading.Thread(target=self._repeat, name="upkeep", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the thread, and wait for a refresh that runs, but not for one that hangs."""
+        self._stopping.set()
+        self._thread.join(_JOIN_SECONDS)
+
+    def run_once(self) -> None:
+        """Refresh now. Nothing that goes wrong ends here: serving goes on."""
+        try:
+            self._provider.refresh()
+        except Exception as error:  # noqa: BLE001 - without upkeep nobody would see a rotation.
+            self._log_failure(error)
+        else:
+            self._failure = ""
+        self._log_changes()
+
+    def _repeat(self) -> None:
+        while not self._stopping.wait(self._interval_seconds):
+            self.run_once()
+
+    def _log_failure(self, error: Exception) -> None:
+        # The same one is told once, not twice a second.
+        if repr(error) != self._failure:
+            _log.error("refreshing failed unexpectedly", exc_info=error)
+        self._failure = repr(error)
+
+    def _log_changes(self) -> None:
+        known, self._known = self._known, self._provider.outlook()
+        if self._known.key_id != known.key_id:
+            _log.info("key_id changed", key_id_hash=key_id_hash(self._known.key_id))
+        if self._known.healthz != known.healthz:
+            log = _log.info if self._known.healthz == HEALTHY else _log.warning
+            log("health changed", healthz=self._known.healthz)
+
+
+def key_id_hash(key_id: str) -> str:
+    """Return the form in which kube-apiserver's metrics show a ``key_id``; empty for none."""
+    return f"sha256:{hashlib.sha256(key_id.encode()).hexdigest()}" if key_id else ""

@@ -1,0 +1,226 @@
+"""Cached keys: never older than the bound, and nothing of a changed key is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from keycore.bootstrap import Core
+from keycore.domain.keys import Key, KeyState
+from keycore.errors import (
+    IntegrityError,
+    KeyDeletedError,
+    KeyNotFoundError,
+    KeyStateError,
+    StoreUnavailableError,
+)
+from keycore.service.key_cache import CAPACITY, MAX_AGE_SECONDS, KeyCache
+from keycore.service.keys import Edits
+from keycore.service.records import Records
+from tests.fakes.installation import CALLER, FakeInstallation
+from tests.unit.keycore.examples import another_instance, root_key, tamper_key
+
+Change = Callable[[Core, Key], object]
+
+CHANGES: dict[str, Change] = {
+    "deleted": lambda core, key: core.keys.delete(CALLER, key.id),
+    "suspended": lambda core, key: core.keys.suspend(CALLER, key.id),
+    "rotated": lambda core, key: core.keys.rotate(CALLER, key.id),
+    "edited": lambda core, key: core.keys.edit(CALLER, key.id, Edits(name="new name")),
+}
+
+
+def counting_loads(here: FakeInstallation, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Return a list that grows by one with every read transaction."""
+    loads: list[None] = []
+    reading = here.store.reading
+
+    def counted() -> object:
+        loads.append(None)
+        return reading()
+
+    monkeypatch.setattr(here.store, "reading", counted)
+    return loads
+
+
+def test_the_bound_leaves_room_within_the_promised_second() -> None:
+    assert MAX_AGE_SECONDS == 0.5
+    assert CAPACITY == 10_000
+
+
+def test_a_key_is_read_from_the_store_once(
+    here: FakeInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = root_key(here)
+    loads = counting_loads(here, monkeypatch)
+
+    for _ in range(100):
+        assert here.core.cache.key(key.id) == key
+        here.clock.advance(seconds=1)
+
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_a_change_by_another_process_is_seen_within_the_bound(
+    here: FakeInstallation, change: str
+) -> None:
+    key = root_key(here)
+    here.core.cache.key(key.id)
+    CHANGES[change](here.another_process(), key)
+
+    here.clock.advance(seconds=0.6)
+
+    assert here.core.cache.key(key.id) == here.core.keys.get(CALLER, key.id) != key
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_a_change_by_this_process_is_seen_at_once(here: FakeInstallation, change: str) -> None:
+    key = root_key(here)
+    here.core.cache.key(key.id)
+
+    CHANGES[change](here.core, key)
+
+    assert here.core.cache.key(key.id) == here.core.keys.get(CALLER, key.id) != key
+
+
+@pytest.mark.parametrize("change", ["deleted", "suspended"])
+def test_a_key_taken_away_by_another_process_stops_wrapping_within_the_bound(
+    here: FakeInstallation, change: str
+) -> None:
+    key = root_key(here)
+    here.core.wrapping.wrap(CALLER, here.instance.id, key.id)
+    CHANGES[change](here.another_process(), key)
+
+    here.clock.advance(seconds=0.6)
+
+    with pytest.raises(KeyDeletedError if change == "deleted" else KeyStateError):
+        here.core.wrapping.wrap(CALLER, here.instance.id, key.id)
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_working_copies_of_a_changed_key_are_forgotten(here: FakeInstallation, change: str) -> None:
+    key = root_key(here)
+    other = root_key(here)
+    here.core.cache.key(key.id)
+    here.core.cache.key(other.id)
+    CHANGES[change](here.another_process(), key)
+    here.token.forgotten.clear()
+    here.clock.advance(seconds=0.6)
+
+    here.core.cache.key(other.id)
+
+    assert here.token.forgotten == [key.current.id]
+
+
+def test_a_key_within_the_bound_needs_no_store(here: FakeInstallation) -> None:
+    key = root_key(here)
+    here.core.wrapping.wrap(CALLER, here.instance.id, key.id)
+    here.store.lost = True
+    here.clock.advance(seconds=MAX_AGE_SECONDS)
+
+    assert here.core.wrapping.wrap(CALLER, here.instance.id, key.id).ciphertext
+
+
+def test_a_store_away_for_longer_than_the_bound_stops_everything(here: FakeInstallation) -> None:
+    """Otherwise a key deleted elsewhere would go on working here."""
+    key = root_key(here)
+    here.core.wrapping.wrap(CALLER, here.instance.id, key.id)
+    here.store.lost = True
+    here.clock.advance(seconds=0.6)
+
+    with pytest.raises(StoreUnavailableError):
+        here.core.wrapping.wrap(CALLER, here.instance.id, key.id)
+
+
+def test_a_store_that_comes_back_heals_the_cache(here: FakeInstallation) -> None:
+    key = root_key(here)
+    here.core.cache.key(key.id)
+    here.store.lost = True
+    here.clock.advance(seconds=0.6)
+    with pytest.raises(StoreUnavailableError):
+        here.core.cache.key(key.id)
+    here.store.lost = False
+    here.another_process().keys.suspend(CALLER, key.id)
+
+    assert here.core.cache.key(key.id).state is KeyState.SUSPENDED
+
+
+def test_a_key_unknown_here_needs_the_store(here: FakeInstallation) -> None:
+    known, unknown = root_key(here), root_key(here)
+    here.core.cache.key(known.id)
+    here.store.lost = True
+
+    with pytest.raises(StoreUnavailableError):
+        here.core.cache.key(unknown.id)
+
+
+def test_a_cached_key_does_not_exist_for_another_instance(here: FakeInstallation) -> None:
+    key = root_key(here)
+    here.core.cache.key(key.id, within=here.instance.id)
+
+    with pytest.raises(KeyNotFoundError):
+        here.core.cache.key(key.id, within=another_instance(here))
+
+
+def test_a_key_changed_by_hand_is_refused_within_the_bound(here: FakeInstallation) -> None:
+    key = root_key(here)
+    here.core.cache.key(key.id)
+    tamper_key(here, key.id, name="changed")
+    here.clock.advance(seconds=0.6)
+
+    with pytest.raises(IntegrityError):
+        here.core.cache.key(key.id)
+
+
+def test_the_keys_used_last_stay_when_the_cache_is_full(
+    here: FakeInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = KeyCache(
+        here.store, Records(here.store, here.token), here.token, here.clock, capacity=2
+    )
+    one, two, three = (root_key(here) for _ in range(3))
+    for key in (one, two, one, three):
+        cache.key(key.id)
+    loads = counting_loads(here, monkeypatch)
+
+    cache.key(one.id)
+    cache.key(three.id)
+    assert loads == []
+    cache.key(two.id)
+    assert len(loads) == 1
+
+
+def test_an_evicted_key_leaves_no_working_copy_behind(here: FakeInstallation) -> None:
+    """Its deletion elsewhere would not be noticed here any more."""
+    cache = KeyCache(
+        here.store, Records(here.store, here.token), here.token, here.clock, capacity=1
+    )
+    one, two = root_key(here), root_key(here)
+    cache.key(one.id)
+    here.token.forgotten.clear()
+
+    cache.key(two.id)
+
+    assert here.token.forgotten == [one.current.id]
+
+
+def test_the_age_of_what_was_read_counts_from_before_the_reading(
+    here: FakeInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = root_key(here)
+    changes_since = here.store.changes_since
+    asked = []
+
+    def slow(sequence: int) -> object:
+        asked.append(sequence)
+        changes = changes_since(sequence)
+        here.clock.advance(seconds=0.6)
+        return changes
+
+    monkeypatch.setattr(here.store, "changes_since", slow)
+    here.core.cache.key(key.id)
+    here.core.cache.key(key.id)
+
+    assert len(asked) == 2

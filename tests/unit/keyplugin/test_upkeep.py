@@ -1,0 +1,170 @@
+"""Upkeep keeps the provider fresh whatever happens, and tells the log what changed."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+import pytest
+from structlog.testing import capture_logs
+
+from keycore.errors import StoreUnavailableError
+from keycore.service.kms import STALE_SECONDS
+from keyplugin.upkeep import Upkeep, key_id_hash
+from tests.fakes.installation import CALLER, FakeInstallation
+from tests.unit.keyplugin.conftest import BindKey
+
+DEADLINE_SECONDS = 5
+
+
+@pytest.fixture
+def upkeep(here: FakeInstallation) -> Upkeep:
+    return Upkeep(here.core.kms)
+
+
+def test_a_new_key_id_is_logged_as_the_hash_that_the_api_server_shows(
+    here: FakeInstallation, upkeep: Upkeep, bind_key: BindKey
+) -> None:
+    bind_key()
+
+    with capture_logs() as logs:
+        upkeep.run_once()
+
+    key_id = here.core.kms.status().key_id
+    expected = "sha256:" + hashlib.sha256(key_id.encode()).hexdigest()
+    changes = [line for line in logs if line["event"] == "key_id changed"]
+    assert [line["key_id_hash"] for line in changes] == [expected]
+
+
+def test_the_key_id_itself_is_in_no_log_line(
+    here: FakeInstallation, upkeep: Upkeep, bind_key: BindKey
+) -> None:
+    bind_key()
+
+    with capture_logs() as logs:
+        upkeep.run_once()
+
+    assert here.core.kms.status().key_id not in str(logs)
+
+
+def test_bad_health_is_a_warning_and_good_health_is_news(
+    here: FakeInstallation, upkeep: Upkeep, bind_key: BindKey
+) -> None:
+    bind_key()
+    upkeep.run_once()
+    here.store.lost = True
+
+    with capture_logs() as logs:
+        upkeep.run_once()
+        here.store.lost = False
+        upkeep.run_once()
+
+    assert [(line["log_level"], line["event"], line["healthz"]) for line in logs] == [
+        ("warning", "health changed", "the store does not answer"),
+        ("info", "health changed", "ok"),
+    ]
+
+
+def test_nothing_is_logged_while_nothing_changes(upkeep: Upkeep, bind_key: BindKey) -> None:
+    bind_key()
+    upkeep.run_once()
+
+    with capture_logs() as logs:
+        upkeep.run_once()
+
+    assert logs == []
+
+
+def test_watching_for_changes_does_not_move_encrypt_to_another_activation(
+    here: FakeInstallation, upkeep: Upkeep, bind_key: BindKey
+) -> None:
+    """The API server throws away a ciphertext under a key_id that Status has not told it."""
+    key = bind_key()
+    upkeep.run_once()
+    reported = here.core.kms.status().key_id
+
+    here.core.keys.rotate(CALLER, key.id)
+    upkeep.run_once()
+    upkeep.run_once()
+
+    assert here.core.kms.outlook().key_id != reported
+    assert here.core.kms.encrypt(CALLER, b"seed")[1] == reported
+    assert here.core.kms.status().key_id == here.core.kms.encrypt(CALLER, b"seed")[1]
+
+
+def test_an_unexpected_failure_is_logged_once_and_the_next_refresh_works(
+    here: FakeInstallation,
+    upkeep: Upkeep,
+    bind_key: BindKey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bind_key()
+
+    with capture_logs() as logs:
+        with monkeypatch.context() as broken:
+            broken.setattr(here.store, "changes_since", lambda _: 1 / 0)
+            upkeep.run_once()
+            upkeep.run_once()
+        upkeep.run_once()
+
+    failures = [line for line in logs if line["log_level"] == "error"]
+    assert [type(line["exc_info"]) for line in failures] == [ZeroDivisionError]
+    assert here.core.kms.status().healthz == "ok"
+
+
+def test_the_thread_goes_on_after_an_unexpected_failure(
+    here: FakeInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = threading.Semaphore(0)
+
+    def fail() -> None:
+        calls.release()
+        raise RuntimeError
+
+    monkeypatch.setattr(here.core.kms, "refresh", fail)
+
+    with Upkeep(here.core.kms, interval_seconds=0.001):
+        survived = [calls.acquire(timeout=DEADLINE_SECONDS) for _ in range(3)]
+
+    assert survived == [True, True, True]
+
+
+def test_no_refresh_runs_after_leaving(here: FakeInstallation) -> None:
+    with Upkeep(here.core.kms, interval_seconds=0.001) as upkeep:
+        pass
+
+    assert not upkeep._thread.is_alive()
+
+
+def test_a_refresh_that_never_ends_makes_the_provider_unhealthy_but_not_unbound(
+    here: FakeInstallation, upkeep: Upkeep, bind_key: BindKey
+) -> None:
+    """An HSM call that hangs raises nothing; only its silence can be noticed."""
+    bind_key()
+    upkeep.run_once()
+    healthy = here.core.kms.status()
+
+    here.clock.advance(seconds=STALE_SECONDS + 1)
+    silent = here.core.kms.status()
+
+    assert "have not answered for more than 20 seconds" in silent.healthz
+    assert silent.key_id == healthy.key_id
+
+
+def test_a_store_that_answers_with_an_error_is_not_silent(
+    here: FakeInstallation, upkeep: Upkeep, bind_key: BindKey
+) -> None:
+    bind_key()
+    upkeep.run_once()
+    here.store.lost = True
+
+    here.clock.advance(seconds=STALE_SECONDS + 1)
+    upkeep.run_once()
+
+    assert (
+        here.core.kms.status().healthz == StoreUnavailableError("the store does not answer").message
+    )
+
+
+def test_no_key_id_has_no_hash() -> None:
+    assert key_id_hash("") == ""
