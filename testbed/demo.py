@@ -104,8 +104,9 @@ class Demo:
             raw = self._raw_secret(name)
             _require(raw.startswith(ENCRYPTED), f"{name} is not encrypted in etcd: {raw[:40]!r}")
             _require(value.encode() not in raw, f"the text of {name} can be read in etcd")
-            self._say(_printable(raw[:96]))
-            return self._active_key_id()
+            key_id = self._active_key_id()
+            self._show_stored(name, key_id)
+            return key_id
 
     def _adopt(self) -> None:
         with self._step("Apply a Key resource that adopts the provider's key"):
@@ -124,17 +125,14 @@ class Demo:
             return after
 
     def _store_under_the_new_key(self, old: str, new: str) -> None:
-        with self._step(f"Wait until the API server writes under the new key_id {new}"):
+        with self._step("Wait until the API server writes under the new key_id"):
             wait_until(
                 lambda: self._writes_under(new),
                 what="a Secret under the new key_id",
                 within_seconds=KEY_ID_SECONDS_MAX,
             )
-            self._say(_printable(self._raw_secret("after-rotation")[:96]))
-            _require(
-                old.encode() in self._raw_secret("before-rotation"),
-                "the old Secret is not under the old key_id any more",
-            )
+            self._show_stored("after-rotation", new)
+            self._show_stored("before-rotation", old)
 
     def _read_the_old_secret(self) -> None:
         with self._step("Restart kube-apiserver and read the old Secret, still under the old key"):
@@ -153,6 +151,11 @@ class Demo:
     def _raw_secret(self, name: str) -> bytes:
         key = f"/registry/secrets/default/{name}"
         return self.cluster.etcd_get(key)[key]
+
+    def _show_stored(self, name: str, key_id: str) -> None:
+        raw = self._raw_secret(name)
+        _require(key_id.encode() in raw, f"{name} does not lie under key_id {key_id}")
+        self._say(f"{name}, under key_id {key_id}:\n  {_printable(raw[:70])}…")
 
     def _writes_under(self, key_id: str) -> bool:
         # Asking for its health makes the API server ask the provider for Status.
@@ -194,7 +197,7 @@ class Demo:
     @contextmanager
     def _step(self, title: str) -> Iterator[None]:
         started = time.monotonic()
-        self._console.print(f"[bold]{title}[/] …", highlight=False)
+        self._console.print(f"[bold]{title}[/] …", highlight=False, soft_wrap=True)
         yield
         self._console.print(f"    [green]✓[/] {time.monotonic() - started:.1f} s", highlight=False)
 

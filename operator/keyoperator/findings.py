@@ -147,7 +147,7 @@ def _find_obstacle(look: _Look, key: Key) -> Finding | None:
         return _not_rotating(
             "PayloadRequired",
             f"spec.rotation has no effect: key {key.id} was imported and needs new material for "
-            f"each version. Rotate it with: keyplane keys rotate {key.id}",
+            f"each version. Rotate it with: keyplane keys rotate {key.id} --import-file FILE",
         )
     if waits_for_nodes(observed) and due_rotation(wanted, key, look.now):
         message = f"A rotation is due, but the binding before it {_waiting(observed)}"
@@ -169,5 +169,5 @@ def _waiting(observed: Observed) -> str:
     return (
         f"waits until node {', '.join(nodes)} of KMS provider {providers} has loaded it. Start "
         "keyplane there, or remove a node that will not come back: "
-        f"keyplane nodes remove {nodes[0]}"
+        f"keyplane nodes remove {nodes[0]} --provider {waits[0].provider.name}"
     )

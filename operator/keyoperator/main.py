@@ -50,7 +50,7 @@ def run(settings: Settings) -> None:
             configuration unusable.
         UnavailableError: token or store did not answer at the start.
     """
-    _quieten_kopf(settings)
+    _limit_logs(settings)
     with (
         open_core(settings, "operator") as core,
         closing(Cluster(load_configuration(settings.operator.kubeconfig))) as cluster,
@@ -113,7 +113,8 @@ class _Runner:
 
     def _log_failure(self, error: BaseException | None) -> None:
         if not isinstance(error, ClusterError):
-            logger.error("operator: kopf gave up; it is started again", exc_info=error)
+            # kopf has logged the traceback already, twice.
+            logger.error("operator: kopf gave up (%s) and is started again", type(error).__name__)
         elif self._waits_for != error.message:
             self._waits_for = error.message
             logger.warning("operator: waiting: %s", explain(error))
@@ -179,8 +180,10 @@ def _login_with(settings: Settings) -> Any:
     return login
 
 
-def _quieten_kopf(settings: Settings) -> None:
-    # It writes two lines for each look at each Key; what has changed is logged by us.
+def _limit_logs(settings: Settings) -> None:
+    # At debug level the client logs whole answers, and those hold key material.
+    logging.getLogger("kubernetes").setLevel(logging.INFO)
+    # kopf writes two lines for each look at each Key; what has changed is logged by us.
     level = logging.DEBUG if settings.log.level == "debug" else logging.WARNING
     for name in ("kopf.objects", "kopf.activities", "kopf._core"):
         logging.getLogger(name).setLevel(level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,11 +22,11 @@ HOME = InstanceId("00000000-0000-4000-8000-000000000001")
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest) -> Store:
     chosen = MemoryStore() if request.param == "memory" else request.getfixturevalue("sqlite_store")
     with chosen.writing() as rows:
         rows.instances.save(signed(Instance(HOME, "home", None, NOW)))
-    yield chosen
+    return chosen
 
 
 def signed(record: Any) -> Signed[Any]:
@@ -232,9 +231,13 @@ def test_the_installation_row_is_none_until_it_is_saved(store: Store) -> None:
 def test_an_exception_inside_a_transaction_rolls_all_of_it_back(store: Store) -> None:
     key = a_key()
 
-    with pytest.raises(ZeroDivisionError), store.writing() as rows:
-        rows.keys.save(signed(key))
-        raise ZeroDivisionError
+    def fail_after_saving() -> None:
+        with store.writing() as rows:
+            rows.keys.save(signed(key))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after_saving()
 
     with store.reading() as rows:
         assert rows.keys.get(key.id) is None

@@ -40,16 +40,6 @@ RULES: Sequence[Manifest] = (
 )
 """The whole role of the operator, as docs/keys.md lists it."""
 
-_LOG_FORMAT = "%(levelname)s %(name)s %(message)s"
-_RUN = f"""
-import logging, sys
-from pathlib import Path
-logging.basicConfig(level=logging.INFO, format={_LOG_FORMAT!r})
-from keycore.settings import load_settings
-from keyoperator.main import run
-run(load_settings(Path(sys.argv[1])))
-"""
-
 _DIE_AFTER = """
 import os, signal
 from keycore.service.keys import KeyService
@@ -58,15 +48,8 @@ def and_die(*args, **kwargs):
     original(*args, **kwargs)
     os.kill(os.getpid(), signal.SIGKILL)
 KeyService.{method} = and_die
-"""
-
-_INITIALISE = """
-import sys
-from pathlib import Path
-from keycore.initialise import initialise
-from keycore.service.caller import Caller
-from keycore.settings import load_settings
-initialise(load_settings(Path(sys.argv[1])), Caller("cli", "tests"))
+from keycli.main import main
+main()
 """
 
 _RIVAL = """
@@ -141,9 +124,10 @@ class World:
         self.config = directory / "keyplane.toml"
         self.state_dir = directory / "state"
         self._write_config(_make_account(cluster, directory / "kubeconfig"))
-        command = (sys.executable, "-c", _INITIALISE, str(self.config))
-        subprocess.run(command, check=True, timeout=60)
-        self.operator = self._describe_operator(_RUN)
+        keyplane = (sys.executable, "-m", "keycli.main")
+        command = (*keyplane, "--config", str(self.config), "init")
+        subprocess.run(command, check=True, timeout=60, capture_output=True)
+        self.operator = self._describe_operator(keyplane)
         self.rival = Rival(self.config)
 
     def _write_config(self, kubeconfig: Path) -> None:
@@ -152,10 +136,13 @@ class World:
             "[operator]\n"
             f"kubeconfig = {json.dumps(str(kubeconfig))}\n"
             f"resync = {RESYNC_SECONDS}\n"
+            # Not even at this level may key material be logged.
+            "[log]\n"
+            'level = "debug"\n'
         )
 
-    def _describe_operator(self, code: str) -> ChildProcess:
-        command = (sys.executable, "-c", code, str(self.config))
+    def _describe_operator(self, keyplane: Sequence[str]) -> ChildProcess:
+        command = (*keyplane, "--config", str(self.config), "serve", "operator")
         return ChildProcess("operator", command, directory=self.directory)
 
     def start(self, *, until: str = "serving Keys") -> None:
@@ -175,7 +162,7 @@ class World:
         Leaving the block waits for that death and starts the right one again.
         """
         self.operator.stop()
-        fragile = self._describe_operator(_DIE_AFTER.format(method=method) + _RUN)
+        fragile = self._describe_operator((sys.executable, "-c", _DIE_AFTER.format(method=method)))
         fragile.start()
         try:
             yield

@@ -189,6 +189,20 @@ def test_a_domain_error_arrives_with_its_code(
     assert failed.value.details().startswith(str(error))
 
 
+def test_calls_go_on_without_a_store_and_status_tells_of_it(
+    here: FakeInstallation, client: KmsClient
+) -> None:
+    key_id, closed = client.status().key_id, client.encrypt()
+
+    here.store.lost = True
+    here.core.kms.refresh()
+    status = client.status()
+
+    assert (status.healthz, status.key_id) == ("the store does not answer", key_id)
+    assert client.decrypt(closed) == SEED
+    assert client.decrypt(client.encrypt()) == SEED
+
+
 def test_an_unexpected_exception_says_nothing_to_the_caller_and_everything_to_the_log(
     here: FakeInstallation, client: KmsClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

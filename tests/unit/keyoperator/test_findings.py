@@ -104,7 +104,7 @@ ROTATING = {
         (
             "Version 2 waits until node node-a, node-b of KMS provider keyplane has loaded it. "
             "Start keyplane there, or remove a node that will not come back: "
-            "keyplane nodes remove node-a"
+            "keyplane nodes remove node-a --provider keyplane"
         ),
     ),
     "nodes that wait for another key are not named": (

@@ -195,20 +195,21 @@ def test_the_timer_does_not_wait_for_a_resource_that_is_worked_on(settled: World
     assert not lock.locked()
 
 
-def test_two_looks_at_one_resource_make_one_key(world: World):
-    outcomes: list[Outcome] = []
-    threads = [
-        threading.Thread(target=lambda: outcomes.append(world.reconciler.reconcile(world.manifest)))
-        for _ in range(4)
-    ]
+def test_a_look_waits_for_another_at_the_same_resource(settled: World):
+    """Both would find the newest version too old, and rotate."""
+    settled.set(rotation={"interval": "1h"})
+    settled.installation.clock.advance(hours=1)
+    look = threading.Thread(target=settled.reconciler.reconcile, args=(settled.manifest,))
+    lock = settled.reconciler._lock(settled.manifest)
 
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with lock:
+        look.start()
+        look.join(0.1)
+        versions_meanwhile = len(settled.key().versions)
+    look.join()
 
-    assert [outcome.failure for outcome in outcomes] == [None] * 4
-    assert len(world.all_keys()) == 1
+    assert versions_meanwhile == 1
+    assert len(settled.key().versions) == 2
 
 
 def test_an_existing_key_is_adopted_with_its_marker(world: World):
@@ -450,6 +451,17 @@ def test_a_key_that_a_provider_needs_is_not_suspended_and_stays_as_it_is(settled
     assert settled.ready() == ("False", "KeyInUse")
     assert settled.key().state is KeyState.ACTIVE
     assert settled.manifest["status"]["observedGeneration"] == 4
+
+
+def test_a_failure_does_not_hide_what_else_has_changed(settled: World):
+    settled.core.providers.bind(CLI, "keyplane", settled.key().id)
+    settled.core.keys.rotate(CLI, settled.key().id)
+    settled.set(state="Suspended")
+
+    outcome = settled.look()
+
+    assert settled.manifest["status"]["currentVersion"] == 2
+    assert reasons(outcome) == ["Rotated", "KeyInUse"]
 
 
 def test_a_key_deleted_elsewhere_is_told_and_never_made_again(settled: World):
