@@ -64,7 +64,7 @@ def register(reconciler: Reconciler, resync: timedelta) -> kopf.OperatorRegistry
 
 
 def _write(outcome: Outcome, body: kopf.Body, patch: kopf.Patch) -> None:
-    pass
+    patch.status.update(outcome.status)
     for event in outcome.events:
         logger.info(
             "Key %s/%s: %s: %s", body.meta.namespace, body.meta.name, event.reason, event.message

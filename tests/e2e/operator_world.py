@@ -8,12 +8,16 @@ does what the command line or another face would do behind the operator's back.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
+from kubernetes import client
 
 from testbed.cluster import Cluster
 from testbed.credentials import write_kubeconfig
@@ -23,22 +27,9 @@ NAMESPACE = "demo"
 RESYNC_SECONDS = 1.5
 WITHIN_SECONDS = 20.0
 
-CRD = Path(__file__).parents[2] / "crds" / "keys.yaml"
-
-Manifest = Mapping[str, Any]
-
-RULES: Sequence[Manifest] = (
-    {
-        "apiGroups": ["kms.keyplane.dev"],
-        "resources": ["keys"],
-        "verbs": ["list", "watch", "patch"],
-    },
-    {"apiGroups": ["kms.keyplane.dev"], "resources": ["keys/status"], "verbs": ["patch"]},
-    {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
-)
-"""The whole role of the operator, as docs/keys.md lists it."""
+REPOSITORY = Path(__file__).parents[2]
+CRD = REPOSITORY / "crds" / "keys.yaml"
+REFERENCE = REPOSITORY / "docs" / "keys.md"
 
 _DIE_AFTER = """
 import os, signal
@@ -129,6 +120,7 @@ class World:
         subprocess.run(command, check=True, timeout=60, capture_output=True)
         self.operator = self._describe_operator(keyplane)
         self.rival = Rival(self.config)
+        self.api = cluster.client()
 
     def _write_config(self, kubeconfig: Path) -> None:
         self.config.write_text(
@@ -181,6 +173,7 @@ class World:
         """Stop everything but the cluster."""
         self.operator.stop()
         self.rival.close()
+        self.api.close()
 
     # --- keys ---------------------------------------------------------------
 
@@ -203,12 +196,14 @@ class KeyHandle:
     def __init__(self, world: World, name: str) -> None:
         """Name it."""
         self._world = world
+        self._keys = client.CustomObjectsApi(world.api)
         self.name = name
 
     def get(self) -> dict[str, Any]:
         """Return the whole resource."""
-        text = self._kubectl("get", "key", self.name, "--output=json")
-        resource: dict[str, Any] = json.loads(text)
+        resource: dict[str, Any] = self._keys.get_namespaced_custom_object(
+            "kms.keyplane.dev", "v1", NAMESPACE, "keys", self.name
+        )
         return resource
 
     @property
@@ -263,15 +258,19 @@ class KeyHandle:
 
     def exists(self) -> bool:
         """Tell whether the resource is still there."""
-        return bool(self._kubectl("get", "key", self.name, "--ignore-not-found"))
+        try:
+            return bool(self.get())
+        except client.ApiException as answer:
+            if answer.status == 404:
+                return False
+            raise
 
     def events(self) -> list[str]:
         """Return the reasons of all events, oldest first."""
-        text = self._kubectl(
-            "get", "events", f"--field-selector=involvedObject.name={self.name}", "--output=json"
+        found = client.CoreV1Api(self._world.api).list_namespaced_event(
+            NAMESPACE, field_selector=f"involvedObject.name={self.name}"
         )
-        items = sorted(json.loads(text)["items"], key=lambda item: str(item["eventTime"]))
-        return [item["reason"] for item in items]
+        return [event.reason for event in sorted(found.items, key=lambda e: e.event_time)]
 
     def columns(self, *options: str) -> dict[str, str]:
         """Return what ``kubectl get`` prints, by column."""
@@ -292,6 +291,14 @@ def _is_start(header: str, at: int) -> bool:
     return header[at] != " " and (at == 0 or header[max(0, at - 3) : at] == "   ")
 
 
+def documents(path: Path) -> list[dict[str, Any]]:
+    """Return the manifests in a file; of a Markdown file those in its YAML blocks."""
+    text = path.read_text()
+    if path.suffix == ".md":
+        text = "---\n".join(re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
 def key_manifest(name: str, **spec: Any) -> dict[str, Any]:
     """Return a Key in the tests' namespace."""
     return {
@@ -310,7 +317,8 @@ def install_crd(cluster: Cluster) -> None:
 
 
 def _make_account(cluster: Cluster, kubeconfig: Path) -> Path:
-    """Make a service account with :data:`RULES` only, and return its kubeconfig."""
+    """Make a service account with the role in the reference and no more; return a kubeconfig."""
+    (role,) = [found for found in documents(REFERENCE) if found["kind"] == "ClusterRole"]
     name, home = "keyplane-operator", "keyplane-system"
     subject = {"kind": "ServiceAccount", "name": name, "namespace": home}
     rbac = "rbac.authorization.k8s.io"
@@ -322,17 +330,12 @@ def _make_account(cluster: Cluster, kubeconfig: Path) -> Path:
             "kind": "ServiceAccount",
             "metadata": {"name": name, "namespace": home},
         },
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": name},
-            "rules": list(RULES),
-        },
+        role,
         {
             "apiVersion": f"{rbac}/v1",
             "kind": "ClusterRoleBinding",
             "metadata": {"name": name},
-            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": name},
+            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": role["metadata"]["name"]},
             "subjects": [subject],
         },
     ]

@@ -54,7 +54,8 @@ class Site:
 
     def read(self, name: str) -> str:
         template = "--template={{.data.text | base64decode}}"
-        return self.cluster.kubectl("get", "secret", name, template)
+        # An API server that cannot decrypt tries for a minute before it answers.
+        return self.cluster.kubectl("get", "secret", name, template, "--request-timeout=20s")
 
 
 @pytest.fixture

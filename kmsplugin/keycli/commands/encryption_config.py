@@ -15,8 +15,8 @@ from keycore.domain.providers import check_provider_name
 TIMEOUT = "3s"
 """The API server's own default; a call that takes longer has failed."""
 
-_RESOURCE = re.compile(r"[a-z][a-z0-9-]*(\.[a-z0-9.-]+)?|\*\.[a-z0-9.-]*")
-"""``secrets``, ``keys.kms.keyplane.dev``, ``*.apps`` or ``*.`` (the core group)."""
+_RESOURCE = re.compile(r"[a-z][a-z0-9-]*(\.[a-z0-9.-]+)?|\*\.(\*|[a-z0-9.-]*)")
+"""``secrets``, ``keys.kms.keyplane.dev``, ``*.apps``, ``*.`` (the core group) or ``*.*``."""
 
 _YAML = """\
 # For kube-apiserver: --encryption-provider-config=<this file>

@@ -130,9 +130,9 @@ def rotate(
     import_file: ImportOption = None,
     wait: WaitOption = None,
 ) -> None:
-    """Give a key a new version; the older ones still open what they closed.
+    """Give a key a new version.
 
-    The new version of a key that a provider uses is pending until every
+    Older versions still open what they closed. The new version of a key that a provider uses is pending until every
     registered node has loaded it, and encrypts from then on.
     """
     wanted, material = parse_key_id(key_id), read_material(import_file)

@@ -30,9 +30,9 @@ ProviderArgument = Annotated[
 def set_key(
     run: Invocation, name: ProviderArgument, *, key: KeyOption, wait: WaitOption = None
 ) -> None:
-    """Make a provider encrypt with a key; what it encrypted before stays readable.
+    """Make a provider encrypt with a key.
 
-    The binding is pending until every registered node has loaded the key.
+    What it encrypted before stays readable. The binding is pending until every registered node has loaded the key.
     """
     key_id = parse_key_id(key)
     with run.core() as core:
@@ -51,7 +51,7 @@ def show(
         str | None, typer.Argument(metavar="[NAME]", help="Without a name: every provider.")
     ] = None,
 ) -> None:
-    """Show a provider's key, every key_id it ever gave out, and its nodes."""
+    """Show a provider's key, and every key_id that it ever gave out."""
     with run.core() as core:
         if name is None:
             documents = [_document(core, seen) for seen in core.providers.overviews()]
@@ -67,9 +67,9 @@ def show(
 def release(
     run: Invocation, name: ProviderArgument, *, key: KeyOption, yes: YesOption = False
 ) -> None:
-    """Give up a key that a provider used formerly, so that it can be deleted.
+    """Give up a key that a provider used formerly.
 
-    Objects in etcd that are still encrypted under that key become unreadable.
+    The key can be deleted then. Objects in etcd that are still encrypted under that key become unreadable.
     Rewrite every object first, under the key that the provider has now.
     """
     key_id = parse_key_id(key)

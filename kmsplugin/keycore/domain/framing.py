@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import assert_never
 
 Field = None | bool | int | str | bytes | datetime
 """The field types that a record may hold."""
@@ -41,6 +42,8 @@ def encode_field(value: Field) -> bytes:
             return b"d" + to_microseconds(value).to_bytes(8, "big", signed=True)
         case bytes():
             return b"b" + value
+        case _:
+            assert_never(value)
 
 
 def encode_fields(values: Iterable[Field]) -> bytes:

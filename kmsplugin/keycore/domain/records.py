@@ -9,7 +9,7 @@ the next write of the record uses the newest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from keycore.domain.framing import encode_fields
 from keycore.domain.instances import Installation, Instance
@@ -42,6 +42,8 @@ def describe(record: Record) -> tuple[str, str]:
             return "instance", record.id
         case Installation():
             return "installation", record.id
+        case _:
+            assert_never(record)
 
 
 def _encode_1(record: Record) -> bytes:
@@ -60,6 +62,8 @@ def _encode_1(record: Record) -> bytes:
             return encode_fields(
                 ("keyplane/record/installation/1", installation_id, label, serial, created_at)
             )
+        case _:
+            assert_never(record)
 
 
 def _encode_key_1(key: Key) -> bytes:

@@ -1,4 +1,4 @@
-"""The provider as a process of its own, which tests start, look at and kill."""
+"""``keyplane serve provider`` as a process, which tests start, look at and kill."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from keycore.settings import Settings
 from tests.integration.keyplugin.client import KmsClient
-
-SERVE = Path(__file__).with_name("serve.py")
 
 EXIT_SECONDS_MAX = 30
 
@@ -31,13 +28,16 @@ class ProviderProcess:
         config.write_text(
             f'state_dir = "{settings.state_dir}"\n'
             f'[provider]\nnode = "{provider.node}"\nsocket = "{provider.socket}"\n'
-            f'socket_mode = "{provider.socket_mode}"\n',
+            f'socket_mode = "{provider.socket_mode}"\n[log]\nformat = "json"\n',
             encoding="utf-8",
         )
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("KEYPLANE_", "SOFTHSM2"))}
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, SERVE, config], stderr=log, stdout=log, env=clean
+                [sys.executable, "-m", "keycli.main", "--config", config, "serve", "provider"],
+                stderr=log,
+                stdout=log,
+                env=clean,
             )
 
     def __enter__(self) -> Self:
@@ -72,4 +72,4 @@ class ProviderProcess:
     def logged(self, event: str) -> list[dict[str, Any]]:
         """Return the log lines of one event."""
         lines = [json.loads(line) for line in self.output().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == event]
+        return [line for line in lines if line["message"] == event]

@@ -130,7 +130,10 @@ def test_the_permissions_of_an_existing_directory_stay(tmp_path: Path) -> None:
 def test_the_longest_path_that_settings_allow_can_be_served(
     here: FakeInstallation, tmp_path: Path
 ) -> None:
-    socket = tmp_path / ("s" * (SOCKET_PATH_BYTES_MAX - len(os.fsencode(tmp_path)) - 1))
+    # A short name in a long directory, because the private name stands beside it.
+    directory = tmp_path / ("d" * (SOCKET_PATH_BYTES_MAX - len(os.fsencode(tmp_path)) - 3))
+    socket = directory / "s"
+    assert len(os.fsencode(socket)) == SOCKET_PATH_BYTES_MAX
 
     with served(here.core.kms, socket), KmsClient(socket) as client:
         assert client.status().healthz == "ok"
@@ -158,6 +161,16 @@ def test_a_second_owner_is_refused_and_the_first_still_serves(
     assert client.status().healthz == "ok"
     with KmsClient(socket) as another:
         assert another.status().healthz == "ok"
+
+
+def test_a_path_is_claimed_before_its_socket_is_there(socket: Path) -> None:
+    """Two processes that start together must not both get as far as binding."""
+    with (
+        claim_socket(settings_for(socket)),
+        pytest.raises(SocketInUseError, match="another keyplane process"),
+        claim_socket(settings_for(socket)),
+    ):
+        pass
 
 
 def test_a_live_socket_of_another_program_is_left_alone(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -128,3 +129,17 @@ def test_a_moment_without_a_time_zone_is_not_encoded() -> None:
     """Its meaning would depend on the machine, and so would the MAC."""
     with pytest.raises(TypeError):
         encode_field(datetime(2030, 1, 2, 3))  # noqa: DTZ001
+
+
+def test_a_value_of_any_other_type_is_never_encoded() -> None:
+    """Better no MAC than one over something that another type could imitate."""
+    odd: Any = 1.5
+
+    with pytest.raises(AssertionError):
+        encode_field(odd)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
+def test_a_number_that_does_not_fit_is_never_encoded(number: int) -> None:
+    with pytest.raises(OverflowError):
+        encode_field(number)

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from keycore.domain.ids import KeyId, VersionId, new_uuid
+from keycore.domain.ids import VersionId, new_uuid
 from keycore.domain.keys import Key
 from keycore.domain.providers import Activation, ActivationState
 from keycore.errors import IntegrityError, TokenUnavailableError, UnavailableError
-from keycore.ports import WrappedKey
+from keycore.ports import Changes, WrappedKey
 from keycore.service.caller import Caller
 from keycore.service.kms import HEALTHY, PROBE_SECONDS, STALE_SECONDS, KmsProvider, prove
 from keycore.service.records import Records
@@ -115,7 +115,6 @@ def test_a_store_that_is_away_when_uses_are_prepared_is_no_fault_of_the_key(
 ) -> None:
     restarted = here.another_process("node-a").kms
     reserve = here.store.reserve_uses
-    monkeypatch.setattr(here.store, "changes_since", here.store.changes_since)
 
     def lost(version_id: VersionId, count: int, limit: int) -> int:
         here.store.lost = True
@@ -412,12 +411,16 @@ def test_the_whole_store_is_listed_for_no_refresh(
     tamper_key(here, key.id, name="changed")
     restarted = here.another_process("node-a").kms
     restarted.refresh()
-    asked = []
+    asked: list[int] = []
     changes_since = here.store.changes_since
-    monkeypatch.setattr(here.store, "changes_since", lambda n: asked.append(n) or changes_since(n))
+
+    def noted(sequence: int) -> Changes:
+        asked.append(sequence)
+        return changes_since(sequence)
+
+    monkeypatch.setattr(here.store, "changes_since", noted)
 
     later(here, restarted)
 
     assert asked
-    assert 0 not in asked
-    assert KeyId(key.id) not in changes_since(min(asked)).key_ids
+    assert all(changes_since(sequence).key_ids == frozenset() for sequence in asked)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from keycore.domain.envelope import OVERHEAD_BYTES, Face
-from keycore.domain.ids import ActivationId, new_uuid, uuid_bytes
+from keycore.domain.ids import new_uuid, uuid_bytes
 from keycore.domain.keys import Key
 from keycore.domain.providers import ActivationState
 from keycore.errors import (
@@ -516,5 +514,4 @@ def test_an_activation_id_is_known_in_its_exact_spelling_alone(kms: KmsProvider)
     ciphertext, key_id = kms.encrypt(APISERVER, SEED)
 
     with pytest.raises(CiphertextRejectedError):
-        kms.decrypt(APISERVER, ciphertext, ActivationId(key_id.upper() + " "))
-    assert replace(kms.status()).key_id == key_id
+        kms.decrypt(APISERVER, ciphertext, key_id + " ")

@@ -180,6 +180,15 @@ def test_a_record_is_described_by_kind_and_id(kind: str, record_id: str) -> None
     assert describe(RECORDS[kind]) == (kind, record_id)
 
 
+def test_what_is_no_record_is_neither_signed_nor_described() -> None:
+    odd: Any = KEY.versions[0]
+
+    with pytest.raises(AssertionError):
+        signed_bytes(odd, NEWEST_FORMAT)
+    with pytest.raises(AssertionError):
+        describe(odd)
+
+
 # --- the verified view of the store -------------------------------------------
 
 
