@@ -2,10 +2,10 @@
 
 PYTHON := .venv/bin/python
 UV := $(shell command -v uv || echo .cache/uv/bin/uv)
-CODE := kmsplugin operator testbed tests
+CODE := kmsplugin operator testbed benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-check test check format proto lock controlplane clean
+.PHONY: help setup demo demo-check test check bench format proto lock controlplane clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -28,6 +28,9 @@ check: ## Lint, types, layers and the fast tests, in less than a minute
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 	@$(PYTHON) -m pytest -q tests/unit tests/contract
+
+bench: setup ## Measure the hot paths beside a raw HSM loop
+	@$(PYTHON) -m benchmarks.hot_paths
 
 format: ## Format the code and fix what can be fixed without a person
 	@.venv/bin/ruff check --fix-only .
