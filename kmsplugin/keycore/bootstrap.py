@@ -28,7 +28,7 @@ from keycore.service.cipher import EnvelopeCipher, UseBudget
 from keycore.service.instances import InstanceService
 from keycore.service.key_cache import KeyCache
 from keycore.service.keys import KeyService
-from keycore.service.kms import KmsProvider
+from keycore.service.kms import KMS_USES_AHEAD, KmsProvider
 from keycore.service.providers import ProviderService
 from keycore.service.records import Records
 from keycore.service.wrapping import WrappingService
@@ -85,7 +85,9 @@ def wire(settings: Settings, store: Store, token: Token, audit: AuditLog, clock:
     """
     records = Records(store, token)
     auditor = Auditor(audit, clock)
-    budget = UseBudget(store)
+    budget = UseBudget(store, warn=auditor.warn_half_used)
+    # A provider encrypts a few times a day, and each start takes a new block.
+    kms_budget = UseBudget(store, block=KMS_USES_AHEAD, warn=auditor.warn_half_used)
     cipher = EnvelopeCipher(token, budget)
     cache = KeyCache(store, records, token, clock)
     providers = ProviderService(records, auditor, clock)
@@ -103,8 +105,8 @@ def wire(settings: Settings, store: Store, token: Token, audit: AuditLog, clock:
             records=records,
             providers=providers,
             token=token,
-            cipher=cipher,
-            budget=budget,
+            cipher=EnvelopeCipher(token, kms_budget),
+            budget=kms_budget,
             auditor=auditor,
             clock=clock,
         ),

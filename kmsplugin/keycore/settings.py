@@ -8,13 +8,15 @@ defaults here. No setting is a secret: PINs live in files of their own.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tomllib
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,10 +24,13 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from keycore.errors import SettingsError
+from keycore.domain.providers import check_node_name, check_provider_name
+from keycore.errors import InvalidRequestError, SettingsError
 
 DEFAULT_CONFIG_FILE = Path("/etc/keyplane/keyplane.toml")
 """Read when it exists and no other file is named."""
+
+_PREFIX = "KEYPLANE_"
 
 SOCKET_PATH_BYTES_MAX = 100
 """A unix socket's path has 108 bytes (``unix(7)``); the rest is for a temporary name."""
@@ -36,6 +41,38 @@ _SOFTHSM_PATHS = (
     Path("/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"),
     Path("/usr/lib64/pkcs11/libsofthsm2.so"),
 )
+
+
+def _checked_by(check: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a rule of the domain in the form that pydantic takes."""
+
+    def validate(value: str) -> str:
+        try:
+            return check(value)
+        except InvalidRequestError as error:
+            raise ValueError(error.message) from None
+
+    return validate
+
+
+def _socket_path(path: Path) -> Path:
+    # Abstract sockets have no permissions, and everybody on the machine could decrypt.
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path in a directory")
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise ValueError(f"is longer than {SOCKET_PATH_BYTES_MAX} bytes; use a path under /run")
+    return path
+
+
+def _absolute_path(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+def _node_name() -> str:
+    """Return the host name with everything replaced that a node's name may not hold."""
+    return re.sub(r"[^a-z0-9.-]", "-", socket.gethostname().lower()).strip("-.") or "node"
 
 
 class _Section(BaseModel):
@@ -61,11 +98,11 @@ class TokenSettings(_Section):
 class ProviderSettings(_Section):
     """The KMS v2 provider on this node."""
 
-    name: str = "keyplane"
+    name: Annotated[str, AfterValidator(_checked_by(check_provider_name))] = "keyplane"
     """The provider's name in the store and in EncryptionConfiguration; it lies in
     etcd beside every object, so it can never change."""
 
-    socket: Path = Path("/run/keyplane/kms.sock")
+    socket: Annotated[Path, AfterValidator(_socket_path)] = Path("/run/keyplane/kms.sock")
     """Where kube-apiserver connects; the directory and mode are the access control."""
 
     socket_mode: Annotated[str, Field(pattern=r"^0[0-7]{3}$")] = "0600"
@@ -74,7 +111,9 @@ class ProviderSettings(_Section):
     socket_group: str | None = None
     """Group that owns the socket; default the process's own."""
 
-    node: str = Field(default_factory=lambda: socket.gethostname().lower())
+    node: Annotated[str, AfterValidator(_checked_by(check_node_name))] = Field(
+        default_factory=_node_name
+    )
     """This node's name among the provider's nodes; default the host name."""
 
 
@@ -104,11 +143,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix="KEYPLANE_",
+        env_prefix=_PREFIX,
         env_nested_delimiter="__",
     )
 
-    state_dir: Path = Path("/var/lib/keyplane")
+    state_dir: Annotated[Path, AfterValidator(_absolute_path)] = Path("/var/lib/keyplane")
     """Store, embedded token, PIN files and audit; one owner, mode 0700."""
 
     token: TokenSettings = TokenSettings()
@@ -186,15 +225,14 @@ def load_settings(config_file: Path | None = None) -> Settings:
         model_config = SettingsConfigDict(toml_file=file)
 
     try:
-        settings = _FileSettings()
+        _refuse_unknown_variables()
+        return _FileSettings()
     except ValidationError as error:
         raise SettingsError(_all_faults(error), hint="see docs/configuration.md") from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"the configuration file {file} cannot be read: {error}") from None
     except ValueError as error:
         raise SettingsError(f"the configuration cannot be read: {error}") from None
-    _check_socket(settings.provider.socket)
-    return settings
 
 
 def _file_from_environment() -> Path | None:
@@ -202,20 +240,21 @@ def _file_from_environment() -> Path | None:
     return Path(named) if named else None
 
 
+def _refuse_unknown_variables() -> None:
+    """Refuse what pydantic passes over: a misspelt variable would silently do nothing."""
+    known = {f"{_PREFIX}{name}".upper() for name in (*Settings.model_fields, "config")}
+    given = {name for name in os.environ if name.startswith(_PREFIX)}
+    unknown = sorted(name for name in given if name.split("__")[0] not in known)
+    if unknown:
+        raise SettingsError(
+            f"unknown settings in the environment: {', '.join(unknown)}",
+            hint="see docs/configuration.md for their names, or unset them",
+        )
+
+
 def _all_faults(error: ValidationError) -> str:
     faults = [
-        f"  {'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+        f"  {'.'.join(str(part) for part in fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
         for fault in error.errors(include_input=False, include_url=False)
     ]
     return "the configuration has faults:\n" + "\n".join(faults)
-
-
-def _check_socket(path: Path) -> None:
-    # Abstract sockets have no permissions, and everybody on the machine could decrypt.
-    if not path.is_absolute():
-        raise SettingsError("provider.socket must be an absolute path in a directory")
-    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-        raise SettingsError(
-            f"provider.socket is longer than {SOCKET_PATH_BYTES_MAX} bytes",
-            hint="unix sockets have short paths; use one under /run",
-        )

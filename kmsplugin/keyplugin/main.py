@@ -51,7 +51,7 @@ def serve(core: Core, wait: Callable[[], object]) -> None:
         with upkeep:
             _log_serving(core)
             wait()
-            _log.info("stopping: running calls finish, new ones are refused")
+            _log.info("stopping: calls that have come in are answered")
     _log.info("stopped")
 
 

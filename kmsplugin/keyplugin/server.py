@@ -27,7 +27,7 @@ TOKEN_THREADS = 1
 interpreter are slower than one."""
 
 TOKEN_CALLS_MAX = 1024
-"""Calls that may wait for the token: about a second's work, and the API server gives
+"""Calls that may wait for the token: about half a second's work, and the API server gives
 up after three. A restarting API server asks for a few dozen at once."""
 
 STATUS_THREADS = 2

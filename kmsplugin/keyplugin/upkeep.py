@@ -29,6 +29,7 @@ class Upkeep:
         self._provider = provider
         self._interval_seconds = interval_seconds
         self._known = provider.outlook()
+        self._warned = ""
         self._failure = ""
         self._stopping = threading.Event()
         # A refresh can hang in the HSM, and must not keep the process alive.
@@ -76,6 +77,9 @@ class Upkeep:
         if self._known.healthz != known.healthz:
             log = _log.info if self._known.healthz == HEALTHY else _log.warning
             log("health changed", healthz=self._known.healthz)
+        warned, self._warned = self._warned, self._provider.warning()
+        if self._warned not in ("", warned):
+            _log.warning("the key needs attention", warning=self._warned)
 
 
 def key_id_hash(key_id: str) -> str:

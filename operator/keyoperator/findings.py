@@ -100,9 +100,11 @@ def _key_has_expired(look: _Look) -> Finding | None:
         return None
     if key.state_at(look.now) is not KeyState.DEACTIVATED:
         return None
+    bound = ", ".join(user.provider.name for user in bound_users(look.observed))
+    effect = f"still serves KMS provider {bound}" if bound else "only decrypts"
     return explain_failure(
         "Expired",
-        f"Key {key.id} expired at {render_time(key.expires_at)} and only decrypts. Set "
+        f"Key {key.id} expired at {render_time(key.expires_at)} and {effect}. Set "
         "spec.expirationDate to a later time, or use another key",
     )
 

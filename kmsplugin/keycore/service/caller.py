@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from keycore.domain.ids import VersionId
 from keycore.errors import KeyplaneError
 from keycore.ports import AuditEvent, AuditLog, Clock
 
@@ -64,6 +65,15 @@ class Auditor:
             self.record(caller, operation, "internal_error", decision.details)
             raise
         self.record(caller, operation, "ok", decision.details)
+
+    def warn_half_used(self, version_id: VersionId, used: int) -> None:
+        """Record that a key version has made half of the ciphertexts that it may make."""
+        self.record(
+            Caller("core", "keyplane"),
+            "key.half_used",
+            "warning",
+            {"version": version_id, "uses": used},
+        )
 
     def record(
         self, caller: Caller, operation: str, outcome: str, details: dict[str, str | int]

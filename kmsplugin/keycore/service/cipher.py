@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from keycore.domain import envelope
 from keycore.domain.envelope import USES_MAX, Envelope, Face
@@ -24,11 +24,27 @@ class UseBudget:
     count must survive crashes, and must never be too low.
     """
 
-    def __init__(self, store: Store, *, block: int = RESERVED_AHEAD, limit: int = USES_MAX) -> None:
-        """Reserve ``block`` uses at a time, up to ``limit`` for each version."""
+    def __init__(
+        self,
+        store: Store,
+        *,
+        block: int = RESERVED_AHEAD,
+        limit: int = USES_MAX,
+        warn: Callable[[VersionId, int], None] = lambda _version_id, _used: None,
+    ) -> None:
+        """Reserve ``block`` uses at a time, up to ``limit`` for each version.
+
+        Args:
+            store: where the count is kept.
+            block: uses taken at a time; what is left of a block is lost when the
+                process ends, so a process that seldom encrypts takes small ones.
+            limit: uses of one version.
+            warn: called once with version and count when half of them are gone.
+        """
         self._store = store
         self._block = block
         self._limit = limit
+        self._warn = warn
         self._left: dict[VersionId, int] = {}
         self._lock = threading.Lock()
 
@@ -45,15 +61,16 @@ class UseBudget:
             self._left[version_id] -= 1
 
     def prepare(self, version_id: VersionId) -> None:
-        """Reserve a block now, so that a later :meth:`take` needs no store.
+        """Keep at least half a block in hand, so that a later :meth:`take` needs no store.
 
         Raises:
             KeyExhaustedError: the version has reached the bound.
             StoreUnavailableError: the store did not answer.
         """
         with self._lock:
-            if not self._left.get(version_id):
-                self._left[version_id] = self._reserve(version_id)
+            left = self._left.get(version_id, 0)
+            if left <= self._block // 2:
+                self._left[version_id] = left + self._reserve(version_id)
 
     def _reserve(self, version_id: VersionId) -> int:
         granted = self._store.reserve_uses(version_id, self._block, self._limit)
@@ -62,6 +79,9 @@ class UseBudget:
                 f"key version {version_id} has made {self._limit} ciphertexts, its bound",
                 hint="rotate the key; what it has encrypted stays readable",
             )
+        used = self._store.uses([version_id])[version_id]
+        if used - granted < self._limit // 2 <= used:
+            self._warn(version_id, used)
         return granted
 
 

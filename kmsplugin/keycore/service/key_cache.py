@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from keycore.domain.ids import InstanceId, KeyId
+from keycore.domain.ids import InstanceId, KeyId, VersionId
 from keycore.domain.keys import Key
 from keycore.errors import KeyNotFoundError
 from keycore.ports import Clock, RootKeys, Store
@@ -44,6 +44,7 @@ class KeyCache:
         self._clock = clock
         self._capacity = capacity
         self._keys: OrderedDict[KeyId, Key] = OrderedDict()
+        self._dropped: list[VersionId] = []
         self._sequence = 0
         self._refreshed_at = float("-inf")
         self._lock = threading.RLock()
@@ -72,6 +73,10 @@ class KeyCache:
             StoreUnavailableError: the store did not answer; nothing was dropped.
         """
         with self._lock:
+            # A call that was under way when a key was dropped has brought its working
+            # copy back; by now it has ended.
+            self._root_keys.forget(self._dropped)
+            self._dropped.clear()
             # The age counts from before the read, so it is never understated.
             started = self._clock.monotonic()
             changes = self._store.changes_since(self._sequence)
@@ -84,8 +89,11 @@ class KeyCache:
         """Forget one key here and its working copies in the token."""
         with self._lock:
             key = self._keys.pop(key_id, None)
-        if key is not None:
-            self._root_keys.forget(version.id for version in key.versions)
+            if key is None:
+                return
+            version_ids = [version.id for version in key.versions]
+            self._dropped += version_ids
+        self._root_keys.forget(version_ids)
 
     def _load(self, key_id: KeyId) -> Key:
         with self._records.reading() as unit:

@@ -179,7 +179,7 @@ class KeyService:
             return unit.count_keys(wanted)
 
     def payload(self, caller: Caller, key_id: KeyId, *, within: InstanceId | None = None) -> bytes:
-        """Return the material of a standard key, 32..64 bytes.
+        """Return the material of a standard key, 32..64 bytes, of a suspended one too.
 
         Raises:
             InvalidRequestError: the key is a root key, whose material never leaves.
@@ -235,7 +235,11 @@ class KeyService:
             if marker is not None and key.rotation_marker == marker:
                 return key
             _check_rotation_material(key, material)
-            marked = replace(key, rotation_marker=key.rotation_marker if marker is None else marker)
+            marked = replace(
+                key,
+                rotation_marker=key.rotation_marker if marker is None else marker,
+                bit_length=key.bit_length if material is None else 8 * len(material),
+            )
             rotated = rotation.add_version(unit, marked, self._wrapped(material), now)
             newest = rotated.versions[-1]
             decision.note(version=newest.id, number=newest.number, state=newest.state.value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from keycore.domain import envelope
 from keycore.domain.envelope import Face
@@ -47,6 +48,11 @@ STALE_SECONDS = 20.0
 """How long ago the last refresh may have ended. A busy store can delay one for 15
 seconds, so a longer silence means a call of the token or the store that never came
 back, and that would otherwise leave the health as it was: good."""
+
+KMS_USES_AHEAD = 256
+"""Uses that one provider process takes from the store at a time. The API server asks
+for an encryption at its start and at each new key_id, so this lasts for months, and a
+provider in a restart loop of one second takes half a year to use a version up."""
 
 HEALTHY = "ok"
 """The one healthz text that kube-apiserver takes for healthy."""
@@ -125,6 +131,7 @@ class KmsProvider:
         self._auditor = auditor
         self._clock = clock
         self._ledger = Ledger()
+        self._expires_at: datetime | None = None
         self._reported: Generation | None = None
         self._sequence = 0
         self._told = -1
@@ -151,6 +158,20 @@ class KmsProvider:
     def outlook(self) -> KmsStatus:
         """Return what Status would answer now, without fixing the activation for Encrypt."""
         return self._status_of(self._ledger)
+
+    def warning(self) -> str:
+        """Return what is not wrong yet but soon may be; empty for nothing.
+
+        It never shows in Status: a red healthz would stop the API server, and the
+        expiry of a key must not.
+        """
+        provider, expires_at = self._ledger.provider, self._expires_at
+        if provider is None or expires_at is None or expires_at > self._clock.now():
+            return ""
+        return (
+            f"key {provider.key_id} expired at {expires_at:%Y-%m-%dT%H:%M:%SZ} and still serves "
+            f"provider {self._name}; move its expiration date or bind another key"
+        )
 
     def encrypt(self, caller: Caller, plaintext: bytes) -> tuple[bytes, ActivationId]:
         """Encrypt a seed under the activation that Status last reported.
@@ -245,9 +266,11 @@ class KmsProvider:
             provider = unit.find_provider(self._name)
             self._ensure_not_shrunk(provider)
             ledger = self._load(unit, provider) if provider else Ledger()
+            expires_at = _expiry(unit, provider) if provider else None
         gone = self._ledger.generations.keys() - ledger.generations.keys()
         self._token.forget(self._ledger.generations[gone_id].version.id for gone_id in gone)
         self._ledger = ledger
+        self._expires_at = expires_at
         self._sequence = sequence
 
     def _ensure_not_shrunk(self, provider: Provider | None) -> None:
@@ -345,6 +368,14 @@ class KmsProvider:
             f"provider {self._name} waits until every registered node has loaded its key; "
             f"see: keyplane provider show {self._name}"
         )
+
+
+def _expiry(unit: Unit, provider: Provider) -> datetime | None:
+    try:
+        return unit.key(provider.key_id).expires_at
+    except KeyplaneError:
+        # The generation that cannot be loaded tells the fault.
+        return None
 
 
 def prove(root_keys: RootKeys, key: Key, version: KeyVersion) -> None:

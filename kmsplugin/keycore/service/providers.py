@@ -15,7 +15,7 @@ from keycore.domain.providers import (
     with_activation,
     with_key_released,
 )
-from keycore.errors import KeyInUseError
+from keycore.errors import KeyInUseError, KeyNotFoundError
 from keycore.ports import Clock
 from keycore.service import rotation
 from keycore.service.caller import Auditor, Caller
@@ -99,6 +99,7 @@ class ProviderService:
         Raises:
             ProviderNotFoundError: there is none of that name.
             KeyInUseError: the provider is still bound to the key.
+            KeyNotFoundError: the provider needs no such key, or not any more.
             UnavailableError: token or store did not answer; nothing was changed.
         """
         with (
@@ -106,6 +107,8 @@ class ProviderService:
             self._records.writing() as unit,
         ):
             provider = unit.provider(name)
+            if not provider.needs(key_id):
+                raise KeyNotFoundError(key_id)
             if provider.encrypts_with(key_id):
                 raise KeyInUseError(
                     f"provider {name} still encrypts with key {key_id}",
@@ -147,8 +150,20 @@ class ProviderService:
             known = {node.name: node for node in unit.nodes(provider_name)}
             node = known.get(node_name) or Node(provider_name, node_name, 0, now, now)
             unit.save_node(replace(node, loaded=loaded, seen_at=now))
-            if unit.find_provider(provider_name) is not None:
-                rotation.settle(unit, provider_name, now)
+            known_provider = unit.find_provider(provider_name)
+            settled = known_provider is not None and rotation.settle(unit, provider_name, now)
+        if settled and known_provider is not None and known_provider.pending is not None:
+            self._auditor.record(
+                Caller("provider", f"node:{node_name}"),
+                "provider.activate",
+                "ok",
+                {
+                    "provider": provider_name,
+                    "key": known_provider.pending.key_id,
+                    "version": known_provider.pending.version_id,
+                    "activation": known_provider.pending.id,
+                },
+            )
 
     def remove_node(self, caller: Caller, provider_name: str, node_name: str) -> None:
         """Stop waiting for a node that will not come back.

@@ -133,7 +133,7 @@ class WrappingService:
         ) as decision:
             encoded = envelope.encode_aad(aad)
             parsed = envelope.parse(ciphertext)
-            key = self._allowed(instance_id, key_id, Operation.UNWRAP)
+            key = self._allowed(instance_id, key_id, Operation.UNWRAP, parsed.version_id)
             decision.note(version=parsed.version_id)
             plaintext = self._cipher.decrypt(Face.REST, key, parsed, encoded)
             rewrapped = self._carried_over(key, parsed.version_id, plaintext, encoded)
@@ -157,13 +157,24 @@ class WrappingService:
         ) as decision:
             encoded = envelope.encode_aad(aad)
             parsed = envelope.parse(ciphertext)
-            key = self._allowed(instance_id, key_id, Operation.REWRAP)
+            key = self._allowed(instance_id, key_id, Operation.REWRAP, parsed.version_id)
             decision.note(version=parsed.version_id, rewrapped_version=key.current.id)
             plaintext = self._cipher.decrypt(Face.REST, key, parsed, encoded)
             return self._rewrapped(key, parsed.version_id, plaintext, encoded)
 
-    def _allowed(self, instance_id: InstanceId, key_id: KeyId, operation: Operation) -> Key:
+    def _allowed(
+        self,
+        instance_id: InstanceId,
+        key_id: KeyId,
+        operation: Operation,
+        version_id: VersionId | None = None,
+    ) -> Key:
         key = self._keys.key(key_id, within=instance_id)
+        if version_id is not None and key.version(version_id) is None:
+            # Another process may have made that version a moment ago, and a rejected
+            # ciphertext is final for a caller: look again before saying so.
+            self._keys.refresh()
+            key = self._keys.key(key_id, within=instance_id)
         ensure_allowed(key, operation, self._clock.now())
         return key
 

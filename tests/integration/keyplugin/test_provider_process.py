@@ -228,6 +228,8 @@ def test_the_log_tells_what_is_served_and_hides_what_must_be_hidden(
     assert [(line["key_id_hash"], line["socket"], line["provider"]) for line in serving] == [
         (expected, str(socket), PROVIDER)
     ]
+    # The store is read before the first caller can come.
+    assert [line["healthz"] for line in serving] == ["ok"]
     assert key_id not in provider.output()
     assert "a seed that nobody" not in provider.output()
 

@@ -13,7 +13,9 @@ from keycore.domain.instances import Installation, Instance
 from keycore.domain.keys import Key, KeyKind, KeyState, KeyVersion, VersionState
 from keycore.domain.providers import Activation, ActivationState, Node, Provider
 from keycore.ports import Signed
+from keycore.service.caller import Caller
 from keycore.service.keys import NewKey
+from keycore.service.kms import KmsProvider
 from keycore.service.records import Records
 from tests.fakes.installation import CALLER, FakeInstallation
 
@@ -75,6 +77,9 @@ PROVIDER = Provider(
 NODE = Node("keyplane", "node-a", 2, NOW, NOW + timedelta(minutes=1))
 INSTANCE = Instance(INSTANCE_ID, "home", "keyplane-system", NOW)
 INSTALLATION = Installation("0e000000-0000-4000-8000-000000000008", "label", "0123", NOW)
+
+APISERVER = Caller("provider", "kube-apiserver", "uid-1")
+SEED = bytes(range(32))
 
 
 def root_key(here: FakeInstallation, **wanted: Any) -> Key:
@@ -140,3 +145,19 @@ def put_provider(here: FakeInstallation, signed: Signed[Provider] | None) -> Non
         del rows.providers["keyplane"]
     else:
         rows.providers["keyplane"] = signed
+
+
+def bind(here: FakeInstallation, key: Key) -> str:
+    """Bind the provider to a key, let node-a take it up, and return the new key_id."""
+    here.core.providers.bind(CALLER, "keyplane", key.id)
+    refresh(here)
+    active = here.core.providers.overview("keyplane").provider.active
+    assert active is not None
+    return active.id
+
+
+def refresh(here: FakeInstallation, kms: KmsProvider | None = None) -> None:
+    """Do what the background loop does in the next second."""
+    for _ in range(2):
+        here.clock.advance(seconds=0.5)
+        (kms or here.core.kms).refresh()

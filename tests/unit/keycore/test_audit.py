@@ -27,12 +27,13 @@ UNKNOWN = KeyId("0b000000-0000-4000-8000-00000000dead")
 
 @dataclass(frozen=True)
 class World:
-    """An installation with one key of each kind, one of them bound and loaded."""
+    """An installation with one key of each kind, one of them bound and loaded, one bound before."""
 
     here: FakeInstallation
     key: Key
     standard: Key
     bound: Key
+    former: Key
 
     def ciphertext(self) -> bytes:
         """Return a ciphertext of ``key``, without leaving its audit line."""
@@ -50,11 +51,17 @@ class World:
 @pytest.fixture
 def world(here: FakeInstallation) -> World:
     """A world whose audit log starts empty."""
-    key, standard, bound = root_key(here), standard_key(here), root_key(here)
-    here.core.providers.bind(CALLER, "keyplane", bound.id)
-    here.core.kms.refresh()
+    key, standard, bound, former = (
+        root_key(here),
+        standard_key(here),
+        root_key(here),
+        root_key(here),
+    )
+    for served in (former, bound):
+        here.core.providers.bind(CALLER, "keyplane", served.id)
+        here.core.kms.refresh()
     here.audit.events.clear()
-    return World(here, key, standard, bound)
+    return World(here, key, standard, bound, former)
 
 
 Use = Callable[[World], object]
@@ -99,7 +106,7 @@ ALLOWED: dict[tuple[type, str], tuple[str, Use]] = {
     ),
     (ProviderService, "release"): (
         "provider.release",
-        lambda w: w.here.core.providers.release(CALLER, "keyplane", w.key.id),
+        lambda w: w.here.core.providers.release(CALLER, "keyplane", w.former.id),
     ),
     (ProviderService, "remove_node"): (
         "node.remove",

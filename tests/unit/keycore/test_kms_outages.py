@@ -11,20 +11,19 @@ from keycore.domain.keys import Key
 from keycore.domain.providers import Activation, ActivationState
 from keycore.errors import IntegrityError, TokenUnavailableError, UnavailableError
 from keycore.ports import Changes, WrappedKey
-from keycore.service.caller import Caller
 from keycore.service.kms import HEALTHY, PROBE_SECONDS, STALE_SECONDS, KmsProvider, prove
 from keycore.service.records import Records
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.fakes.memory_token import InsecureMemoryToken
 from tests.unit.keycore.examples import (
+    APISERVER,
+    SEED,
     put_provider,
     root_key,
     tamper_key,
     tamper_provider,
 )
 
-APISERVER = Caller("provider", "kube-apiserver", "uid-1")
-SEED = bytes(range(32))
 BROKEN = "fails its integrity check"
 
 
@@ -393,15 +392,6 @@ def test_a_pending_key_whose_row_is_gone_is_told_and_never_raised(
 
     assert_serving(kms, former, ciphertext)
     assert kms.status().healthz == f"key {new.id} does not exist"
-
-
-def test_a_host_name_that_is_no_node_name_is_told_and_never_raised(here: FakeInstallation) -> None:
-    kms = here.another_process("my_host").kms
-
-    kms.refresh()
-
-    assert "a node name has 1 to 253 characters" in kms.status().healthz
-    assert here.core.providers.nodes() == []
 
 
 def test_the_whole_store_is_listed_for_no_refresh(

@@ -13,6 +13,7 @@ from keycore.domain.providers import (
     check_node_name,
     check_provider_name,
     nodes_without,
+    with_key_released,
 )
 from keycore.errors import (
     InvalidRequestError,
@@ -251,6 +252,21 @@ def test_a_provider_needs_every_key_that_is_not_released() -> None:
     assert (PROVIDER.needs(KEY_ID), PROVIDER.encrypts_with(KEY_ID)) == (True, True)
     assert (after.needs(OTHER_KEY_ID), after.needs(KEY_ID)) == (False, True)
     assert PROVIDER.created_at == NOW
+
+
+def test_releasing_gives_up_retired_activations_of_the_key_alone() -> None:
+    states = list(ActivationState)
+    ledger = tuple(
+        replace(PROVIDER.activations[0], state=state, key_id=key_id)
+        for key_id in (KEY_ID, OTHER_KEY_ID)
+        for state in states
+    )
+
+    after = with_key_released(replace(PROVIDER, activations=ledger), KEY_ID, NOW)
+
+    released = ActivationState.RELEASED
+    expected = [released if s is ActivationState.RETIRED else s for s in states] + states
+    assert [entry.state for entry in after.activations] == expected
 
 
 @pytest.mark.parametrize(
