@@ -9,9 +9,7 @@ from contextlib import contextmanager
 import structlog
 
 from keycore.bootstrap import Core, open_core
-from keycore.domain.providers import check_node_name, check_provider_name
-from keycore.errors import InvalidRequestError, SettingsError
-from keycore.settings import ProviderSettings, Settings
+from keycore.settings import Settings
 from keyplugin.endpoint import claim_socket
 from keyplugin.server import kms_server
 from keyplugin.servicer import FACE
@@ -26,11 +24,10 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; blocks, and belongs in the main thread.
 
     Raises:
-        SetupError: not initialised, another uid, or token, PIN, store, socket or
-            names unusable.
+        SetupError: not initialised, another uid, or token, PIN, store or socket
+            unusable.
         UnavailableError: token or store did not answer at the start.
     """
-    _check_names(settings.provider)
     with open_core(settings, FACE) as core, stop_signals() as wait:
         serve(core, wait)
 
@@ -69,17 +66,6 @@ def stop_signals() -> Iterator[Callable[[], object]]:
         while signal.sigtimedwait(_STOP_SIGNALS, 0) is not None:
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _check_names(settings: ProviderSettings) -> None:
-    try:
-        check_provider_name(settings.name)
-        check_node_name(settings.node)
-    except InvalidRequestError as error:
-        raise SettingsError(
-            f"provider.name {settings.name!r} or provider.node {settings.node!r} is wrong: "
-            f"{error.message}",
-        ) from None
 
 
 def _log_serving(core: Core) -> None:
