@@ -254,7 +254,8 @@ def _refuse_unknown_variables() -> None:
 
 def _all_faults(error: ValidationError) -> str:
     faults = [
-        f"  {'.'.join(str(part) for part in fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
+        # pydantic puts its own words before the messages of our checks.
+        f"  {'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
         for fault in error.errors(include_input=False, include_url=False)
     ]
     return "the configuration has faults:\n" + "\n".join(faults)
