@@ -5,27 +5,21 @@ What people see is made from the same objects, so both always say the same.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from keycli.output import Document, as_time
-from keycore.domain.ids import ActivationId, KeyId
+from keycore.domain.ids import KeyId
 from keycore.domain.instances import Installation, Instance
 from keycore.domain.keys import Key
-from keycore.domain.providers import Activation, Node
+from keycore.domain.providers import Activation, Node, key_id_hash
 from keycore.ports import TokenDescription
 
 if TYPE_CHECKING:
     from keycore.service.providers import ProviderOverview
 
 KeyFinder = Callable[[KeyId], Key]
-
-
-def key_id_hash(key_id: ActivationId) -> str:
-    """Return what kube-apiserver's metrics call ``key_id_hash``."""
-    return f"sha256:{hashlib.sha256(key_id.encode()).hexdigest()}"
 
 
 def key_document(key: Key, now: datetime, overviews: Iterable[ProviderOverview]) -> Document:

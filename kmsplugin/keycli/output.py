@@ -22,7 +22,9 @@ Document = dict[str, Any]
 _UNLIMITED_COLUMNS = 100_000
 """Width of what is no terminal."""
 
-_UUID_CHARACTERS = 36
+_FOLDING = frozenset({"NAME", "NAMESPACE", "NODE", "PROVIDER"})
+"""Columns whose texts people chose; all others are short, and are never folded."""
+
 _GAP = 2
 
 
@@ -61,24 +63,29 @@ def show_details(details: Iterable[tuple[str, str]], *, indent: int = 0) -> None
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, indent: int = 0) -> None:
-    """Write rows below headings; text folds at the terminal's edge, ids stay whole."""
+    """Write rows below headings; names fold at the terminal's edge, ids stay whole."""
     # rich takes longer to import than everything else that --help needs.
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     listed = [[cell or "-" for cell in row] for row in rows]
+    least = [
+        _least_width(heading, column) for heading, *column in zip(headings, *listed, strict=True)
+    ]
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for number, heading in enumerate(headings):
-        cells = [row[number] for row in listed]
-        is_id = any(len(cell) == _UUID_CHARACTERS for cell in cells)
-        table.add_column(
-            heading, overflow="fold", min_width=_UUID_CHARACTERS if is_id else len(heading)
-        )
+    for heading, width in zip(headings, least, strict=True):
+        table.add_column(heading, overflow="fold", min_width=width, no_wrap=heading not in _FOLDING)
     for row in listed:
         table.add_row(*row)
     # Names are shown as they are: markup in a name must not change the output.
     console = Console(
-        width=_columns() - indent, markup=False, highlight=False, emoji=False, soft_wrap=False
+        # A terminal that is even narrower wraps by itself, and nothing is cut.
+        width=max(_columns() - indent, sum(least) + _GAP * len(least)),
+        # Otherwise FORCE_COLOR in the environment would colour what is piped.
+        force_terminal=sys.stdout.isatty(),
+        markup=False,
+        highlight=False,
+        emoji=False,
     )
     with console.capture() as captured:
         console.print(table)
@@ -105,6 +112,10 @@ def as_time(moment: datetime | None) -> str | None:
     if moment is None:
         return None
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _least_width(heading: str, cells: Sequence[str]) -> int:
+    return max(map(len, (heading,) if heading in _FOLDING else (heading, *cells)))
 
 
 def _columns() -> int:

@@ -28,10 +28,10 @@ def wait_until_settled(
         ``None`` when nothing is pending, or when waiting was not wanted; otherwise
         the error to raise once the command has written its answer.
     """
-    import tenacity  # noqa: PLC0415
-
     if seconds is None:
         return None
+    import tenacity  # noqa: PLC0415
+
     pending = _pending(overviews())
     if pending:
         remark(f"waiting up to {seconds:g} s for {_names(pending)}")

@@ -22,7 +22,8 @@ from keycore.adapters.sql_store import SqlStore
 from keycore.adapters.system_clock import SystemClock
 from keycore.bootstrap import check_owner, pin_file
 from keycore.domain.ids import InstanceId, new_uuid
-from keycore.domain.instances import Installation, Instance, check_namespace
+from keycore.domain.instances import Installation, Instance
+from keycore.domain.names import check_namespace
 from keycore.errors import AlreadyInitialisedError, SettingsError
 from keycore.ports import TokenDescription
 from keycore.service.caller import Auditor, Caller

@@ -24,7 +24,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from keycore.domain.providers import check_node_name, check_provider_name
+from keycore.domain.names import check_node_name, check_provider_name
 from keycore.errors import InvalidRequestError, SettingsError
 
 DEFAULT_CONFIG_FILE = Path("/etc/keyplane/keyplane.toml")
@@ -213,9 +213,10 @@ def load_settings(config_file: Path | None = None) -> Settings:
             lists all faults at once and shows no values.
     """
     named = config_file or _file_from_environment()
-    if named is not None and not named.is_file():
+    # Path.is_file() raises where the directory may not be entered; this does not.
+    if named is not None and not os.path.isfile(named):  # noqa: PTH113
         raise SettingsError(
-            f"the configuration file {named} does not exist",
+            f"the configuration file {named} does not exist or may not be reached",
             hint="correct --config or KEYPLANE_CONFIG, or leave both away for the defaults",
         )
 

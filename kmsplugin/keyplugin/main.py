@@ -9,11 +9,12 @@ from contextlib import contextmanager
 import structlog
 
 from keycore.bootstrap import Core, open_core
+from keycore.domain.providers import key_id_hash
 from keycore.settings import Settings
 from keyplugin.endpoint import claim_socket
 from keyplugin.server import kms_server
 from keyplugin.servicer import FACE
-from keyplugin.upkeep import Upkeep, key_id_hash
+from keyplugin.upkeep import Upkeep
 
 _log = structlog.get_logger(__name__)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from types import TracebackType
 from typing import Self
 
 import structlog
 
+from keycore.domain.providers import key_id_hash
 from keycore.service.kms import HEALTHY, KmsProvider
 
 _log = structlog.get_logger(__name__)
@@ -80,8 +80,3 @@ class Upkeep:
         warned, self._warned = self._warned, self._provider.warning()
         if self._warned not in ("", warned):
             _log.warning("the key needs attention", warning=self._warned)
-
-
-def key_id_hash(key_id: str) -> str:
-    """Return the form in which kube-apiserver's metrics show a ``key_id``; empty for none."""
-    return f"sha256:{hashlib.sha256(key_id.encode()).hexdigest()}" if key_id else ""

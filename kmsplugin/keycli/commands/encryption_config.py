@@ -10,7 +10,7 @@ import typer
 
 from keycli.invocation import Invocation, command
 from keycli.output import Document
-from keycore.domain.providers import check_provider_name
+from keycore.domain.names import check_provider_name
 
 TIMEOUT = "3s"
 """The API server's own default; a call that takes longer has failed."""

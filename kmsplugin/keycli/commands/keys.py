@@ -132,8 +132,9 @@ def rotate(
 ) -> None:
     """Give a key a new version.
 
-    Older versions still open what they closed. The new version of a key that a provider uses is pending until every
-    registered node has loaded it, and encrypts from then on.
+    Older versions still open what they closed. The new version of a key that a
+    provider uses is pending until every registered node has loaded it, and
+    encrypts from then on.
     """
     wanted, material = parse_key_id(key_id), read_material(import_file)
     with run.core() as core:

@@ -32,7 +32,8 @@ def set_key(
 ) -> None:
     """Make a provider encrypt with a key.
 
-    What it encrypted before stays readable. The binding is pending until every registered node has loaded the key.
+    What it encrypted before stays readable. The binding is pending until every
+    registered node has loaded the key.
     """
     key_id = parse_key_id(key)
     with run.core() as core:
@@ -69,8 +70,9 @@ def release(
 ) -> None:
     """Give up a key that a provider used formerly.
 
-    The key can be deleted then. Objects in etcd that are still encrypted under that key become unreadable.
-    Rewrite every object first, under the key that the provider has now.
+    The key can be deleted then. Objects in etcd that are still encrypted under
+    that key become unreadable. Rewrite every object first, under the key that the
+    provider has now.
     """
     key_id = parse_key_id(key)
     if not yes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import structlog
 
+from keycore.errors import StoreSetupError
 from keycore.ports import AuditEvent
 
 _log = structlog.get_logger(__name__)
@@ -20,10 +21,20 @@ class FileAuditLog:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open ``path`` for appending; it and its directory are made when missing."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Open ``path`` for appending; it and its directory are made when missing.
+
+        Raises:
+            StoreSetupError: it cannot be opened; nothing may be decided without it.
+        """
         self._path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise StoreSetupError(
+                f"the audit file {path} cannot be opened: {error.strerror}",
+                hint="check the disk and the permissions of the state directory",
+            ) from None
 
     def write(self, event: AuditEvent) -> None:
         """Append one line.

@@ -121,10 +121,11 @@ def serial_of(token: pkcs11.Token) -> str:
 def _load(path: Path) -> Any:
     try:
         return pkcs11.lib(str(path))
-    except pkcs11.PKCS11Error:
-        raise
-    except (OSError, RuntimeError, AttributeError) as error:
+    except pkcs11.PKCS11Error as error:
+        # What the module itself answers has a class of its own; the bare one comes
+        # from the loader, which met no module.
+        if type(error) is not pkcs11.PKCS11Error:
+            raise
         raise TokenSetupError(
-            f"{path} is not a PKCS#11 module that can be loaded",
-            hint="correct token.module",
+            f"{path} is not a PKCS#11 module that can be loaded", hint="correct token.module"
         ) from error

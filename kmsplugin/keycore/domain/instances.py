@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 
 from keycore.domain.ids import InstanceId
-from keycore.errors import InvalidRequestError
-
-_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +31,3 @@ class Installation:
     token_label: str
     token_serial: str
     created_at: datetime
-
-
-def check_namespace(name: str) -> str:
-    """Return ``name`` if Kubernetes would accept it as a namespace (RFC 1123 label).
-
-    Raises:
-        InvalidRequestError: it would not.
-    """
-    if not _NAMESPACE.fullmatch(name):
-        raise InvalidRequestError(
-            "a namespace has 1 to 63 characters a-z, 0-9 and '-', and no '-' at its ends",
-            field="namespace",
-        )
-    return name

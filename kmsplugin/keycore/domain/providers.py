@@ -8,20 +8,13 @@ All activations together are the ledger: an id in it is never given out twice.
 
 from __future__ import annotations
 
-import re
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
 from keycore.domain.ids import ActivationId, KeyId, VersionId
-from keycore.errors import InvalidRequestError
-
-_PROVIDER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-"""A DNS label (RFC 1123): it can never hold the ``:`` that ends the name in etcd's prefix."""
-
-_NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-"""A DNS subdomain (RFC 1123), which is what Kubernetes calls nodes."""
 
 
 class ActivationState(StrEnum):
@@ -112,31 +105,12 @@ class Node:
     seen_at: datetime
 
 
-def check_provider_name(name: str) -> str:
-    """Return ``name`` if it is a DNS label.
+def key_id_hash(key_id: str) -> str:
+    """Return ``key_id`` as kube-apiserver's metrics show it (label ``key_id_hash``).
 
-    Raises:
-        InvalidRequestError: it is not.
+    Empty for the empty ``key_id`` of a provider that has no key yet.
     """
-    if not _PROVIDER_NAME.fullmatch(name):
-        raise InvalidRequestError(
-            "a provider name has 1 to 63 characters a-z, 0-9 and '-', and no '-' at its ends",
-            field="provider",
-        )
-    return name
-
-
-def check_node_name(name: str) -> str:
-    """Return ``name`` if it is a DNS subdomain.
-
-    Raises:
-        InvalidRequestError: it is not.
-    """
-    if not _NODE_NAME.fullmatch(name):
-        raise InvalidRequestError(
-            "a node name has 1 to 253 characters a-z, 0-9, '-' and '.'", field="node"
-        )
-    return name
+    return f"sha256:{hashlib.sha256(key_id.encode()).hexdigest()}" if key_id else ""
 
 
 def nodes_without(activation: Activation, nodes: Iterable[Node]) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from keycore.domain.ids import InstanceId, new_uuid
-from keycore.domain.instances import Instance, check_namespace
+from keycore.domain.instances import Instance
 from keycore.domain.keys import check_name
+from keycore.domain.names import check_namespace
 from keycore.errors import AlreadyExistsError
 from keycore.ports import Clock
 from keycore.service.caller import Auditor, Caller

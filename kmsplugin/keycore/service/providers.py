@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 
 from keycore.domain.ids import KeyId
 from keycore.domain.keys import Operation, ensure_allowed
+from keycore.domain.names import check_node_name, check_provider_name
 from keycore.domain.providers import (
     Activation,
     Node,
     Provider,
-    check_node_name,
-    check_provider_name,
     with_activation,
     with_key_released,
 )

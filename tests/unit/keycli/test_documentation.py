@@ -1,4 +1,4 @@
-"""The reference in docs/ can not fall behind the program."""
+"""The reference in docs/ cannot fall behind the program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from keycli.errors import ExitCode
 from keycore.domain.keys import Key
-from keycore.settings import Settings
+from keycore.settings import Settings, load_settings
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycli.command_tree import GLOBAL, all_commands, options_of
 from tests.unit.keycli.conftest import Run
@@ -20,17 +20,16 @@ from tests.unit.keycli.conftest import Run
 DOCS = Path(__file__).parents[3] / "docs"
 CLI = (DOCS / "cli.md").read_text(encoding="utf-8")
 CONFIGURATION = (DOCS / "configuration.md").read_text(encoding="utf-8")
-COMMAND_SECTIONS = {
-    heading: body
-    for heading, body in re.findall(r"^### keyplane ([a-z -]+)\n(.*?)(?=^##|\Z)", CLI, re.M | re.S)
-}
+COMMAND_SECTIONS: dict[str, str] = dict(
+    re.findall(r"^### keyplane ([a-z -]+)\n(.*?)(?=^##|\Z)", CLI, re.MULTILINE | re.DOTALL)
+)
 
 
 def options_told(section: str) -> set[str]:
     """Return the options that the table of a section lists."""
     return {
         option
-        for row in re.findall(r"^\| (`-.*?) \|", section, re.M)
+        for row in re.findall(r"^\| (`-.*?) \|", section, re.MULTILINE)
         for option in re.findall(r"(?<!\w)--[a-z-]+", row)
     }
 
@@ -51,7 +50,7 @@ def test_the_global_options_are_listed() -> None:
 
 
 def test_every_exit_code_is_listed() -> None:
-    assert re.findall(r"^\| (\d+) \|", CLI, re.M) == [str(int(code)) for code in ExitCode]
+    assert re.findall(r"^\| (\d+) \|", CLI, re.MULTILINE) == [str(int(code)) for code in ExitCode]
 
 
 def test_every_json_key_is_documented(run: Run, here: FakeInstallation, key: Key) -> None:
@@ -91,7 +90,7 @@ def fields(model: type[BaseModel] = Settings, path: str = "") -> dict[str, Field
 ROWS = {
     setting: (default, environment)
     for setting, default, environment in re.findall(
-        r"^\| `([a-z_.]+)` \| (.*?) \| .*? \| `([A-Z_]+)` \|$", CONFIGURATION, re.M
+        r"^\| `([a-z_.]+)` \| (.*?) \| .*? \| `([A-Z_]+)` \|$", CONFIGURATION, re.MULTILINE
     )
 }
 
@@ -131,9 +130,7 @@ def test_every_setting_is_explained(name: str) -> None:
 
 
 def test_the_example_is_accepted(config: Path) -> None:
-    from keycore.settings import load_settings
-
-    example = re.search(r"```toml\n(.*?)```", CONFIGURATION, re.S)
+    example = re.search(r"```toml\n(.*?)```", CONFIGURATION, re.DOTALL)
     assert example is not None
     config.write_text(example[1])
 

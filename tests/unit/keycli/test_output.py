@@ -7,7 +7,7 @@ import os
 import pty
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -17,36 +17,40 @@ from keycli import output
 UUID = "c9ce6044-dea4-4d96-b132-ff19722156d6"
 HASH = "sha256:" + "0123456789abcdef" * 4
 LONG = "a rather long name of the kind that people give to things"
+InTerminal = Callable[[Callable[[], None]], str]
+
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
-    """Make standard output a terminal of 80 columns, and return what it has shown."""
-    ours, theirs = pty.openpty()
+def in_terminal(monkeypatch: pytest.MonkeyPatch) -> InTerminal:
+    """A function that calls another one in a terminal of 80 columns, and returns what it shows."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    with os.fdopen(theirs, "w") as stream:
-        monkeypatch.setattr(sys, "stdout", stream)
 
-        def shown() -> str:
+    def shown_by(show: Callable[[], None]) -> str:
+        ours, theirs = pty.openpty()
+        with os.fdopen(theirs, "w") as stream, os.fdopen(ours, "rb", buffering=0) as screen:
+            with monkeypatch.context() as patch:
+                # Not in the fixture: pytest puts its own in place between the phases.
+                patch.setattr(sys, "stdout", stream)
+                show()
             stream.flush()
-            return os.read(ours, 65536).decode().replace("\r\n", "\n")
+            return screen.read(65536).decode().replace("\r\n", "\n")
 
-        yield shown
-    os.close(ours)
+    return shown_by
 
 
 def test_a_table_fits_a_terminal_of_80_columns_and_keeps_ids_whole(
-    terminal: Callable[[], str],
+    in_terminal: InTerminal,
 ) -> None:
-    output.show_table(
-        ("ID", "NAME", "TYPE", "STATE", "VERSION"),
-        [(UUID, LONG, "standard", "deactivated", "1")],
-    )
+    headings = ("ID", "NAME", "TYPE", "STATE", "VERSION")
+    rows = [(UUID, LONG, "standard", "deactivated", "1")]
 
-    lines = COLOUR.sub("", terminal()).splitlines()
+    shown = in_terminal(lambda: output.show_table(headings, rows))
+
+    lines = COLOUR.sub("", shown).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[1].startswith(f"{UUID}  ")
     assert "deactivated" in lines[1]
@@ -55,24 +59,34 @@ def test_a_table_fits_a_terminal_of_80_columns_and_keeps_ids_whole(
     assert names.replace(" ", "") == LONG.replace(" ", "")
 
 
-def test_a_table_in_a_terminal_has_bold_headings(terminal: Callable[[], str]) -> None:
-    output.show_table(("ID",), [(UUID,)])
+def test_a_table_in_a_narrow_terminal_loses_nothing(in_terminal: InTerminal) -> None:
+    row = (UUID, "a name", "standard", "deactivated", UUID)
 
-    assert "\x1b[1m" in terminal()
+    shown = in_terminal(lambda: output.show_table(("ID", "NAME", "TYPE", "STATE", "OTHER"), [row]))
+
+    folded = COLOUR.sub("", shown).split("\n")[1:]
+    assert all(part in "".join(folded) for part in (UUID, "deactivated", "name"))
+
+
+def test_a_table_in_a_terminal_has_bold_headings(in_terminal: InTerminal) -> None:
+    shown = in_terminal(lambda: output.show_table(("ID",), [(UUID,)]))
+
+    assert "\x1b[1m" in shown
 
 
 def test_a_hash_that_does_not_fit_stands_on_a_line_of_its_own(
-    terminal: Callable[[], str],
+    in_terminal: InTerminal,
 ) -> None:
-    output.show_details((("a label", "text"), ("hash", HASH)), indent=2)
+    details = (("a label", "text"), ("hash", HASH))
 
-    assert terminal().splitlines() == ["  a label  text", "  hash", f"    {HASH}"]
+    shown = in_terminal(lambda: output.show_details(details, indent=2))
+
+    assert shown.splitlines() == ["  a label  text", "  hash", f"    {HASH}"]
 
 
-def test_sentences_are_wrapped_beside_their_label(terminal: Callable[[], str]) -> None:
-    output.show_details((("label", "word " * 30),))
+def test_sentences_are_wrapped_beside_their_label(in_terminal: InTerminal) -> None:
+    lines = in_terminal(lambda: output.show_details((("label", "word " * 30),))).splitlines()
 
-    lines = terminal().splitlines()
     assert max(map(len, lines)) <= 80
     assert all(line.startswith("       word") for line in lines[1:])
 

@@ -7,6 +7,7 @@ import hashlib
 import pytest
 
 from keycore.domain.keys import Key
+from keycore.errors import TokenUnavailableError
 from keycore.service.keys import NewKey
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycli.conftest import Run
@@ -211,6 +212,19 @@ def test_status_answers_with_everything_as_json(run: Run, rotating: Key) -> None
     assert status["token"]["guardsUnwrapping"] is False
     assert (status["instances"], status["keys"]) == (1, 1)
     assert status["providers"] == run("provider", "show", "-o", "json").json
+
+
+def test_status_asks_the_token_itself(
+    run: Run, here: FakeInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise TokenUnavailableError("the token does not answer")
+
+    monkeypatch.setattr(type(here.token), "check", fail)
+
+    ended = run("status")
+
+    assert (ended.code, ended.out, ended.err) == (3, "", "error: the token does not answer\n")
 
 
 def test_status_tells_people_key_hash_and_what_is_waited_for(run: Run, rotating: Key) -> None:

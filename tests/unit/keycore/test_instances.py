@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from keycore.domain.ids import InstanceId, new_uuid
-from keycore.domain.instances import Instance, check_namespace
+from keycore.domain.instances import Instance
+from keycore.domain.names import check_namespace
 from keycore.errors import (
     AlreadyExistsError,
     InstanceNotFoundError,

@@ -8,10 +8,9 @@ import pytest
 
 from keycore.domain.ids import KeyId, new_uuid
 from keycore.domain.keys import KeyState
+from keycore.domain.names import check_node_name, check_provider_name
 from keycore.domain.providers import (
     ActivationState,
-    check_node_name,
-    check_provider_name,
     nodes_without,
     with_key_released,
 )

@@ -8,9 +8,10 @@ import threading
 import pytest
 from structlog.testing import capture_logs
 
+from keycore.domain.providers import key_id_hash
 from keycore.errors import StoreUnavailableError
 from keycore.service.kms import STALE_SECONDS
-from keyplugin.upkeep import Upkeep, key_id_hash
+from keyplugin.upkeep import Upkeep
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keyplugin.conftest import BindKey
 

@@ -1,0 +1,126 @@
+"""``keyplane serve`` with several faces, on small programs instead of faces."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.waiting import wait_until
+
+SUPERVISOR = """
+import asyncio, sys
+from keycli.supervisor import Supervisor
+given = iter(sys.argv[1:])
+commands = {name: [sys.executable, "-c", program] for name, program in zip(given, given)}
+sys.exit(asyncio.run(Supervisor(commands, delay_seconds=0.05).run()))
+"""
+
+FACE = """
+import os, signal, sys, time
+from keycli.supervisor import end_with_parent
+end_with_parent(int(sys.argv[sys.argv.index("--parent") + 1]))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+with open("{file}", "a") as pids:
+    print(os.getpid(), file=pids)
+while True:
+    time.sleep(60)
+"""
+
+MISSING_SETUP = "import sys; sys.exit(2)"
+SECONDS_MAX = 20
+
+
+class Face:
+    """A program that notes the process id of each of its runs."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.program = FACE.format(file=file)
+
+    @property
+    def pids(self) -> list[int]:
+        return [int(pid) for pid in self._file.read_text().split()] if self._file.exists() else []
+
+    @property
+    def runs(self) -> bool:
+        return bool(self.pids) and Path(f"/proc/{self.pids[-1]}").exists()
+
+
+@pytest.fixture
+def face(tmp_path: Path) -> Face:
+    return Face(tmp_path / "face")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Face:
+    return Face(tmp_path / "other")
+
+
+@pytest.fixture
+def supervising(face: Face, other: Face) -> Iterator[subprocess.Popen[bytes]]:
+    """A supervisor of two faces that run."""
+    with start("face", face.program, "other", other.program) as supervisor:
+        wait_for(lambda: face.runs and other.runs, "both faces")
+        yield supervisor
+        supervisor.kill()
+
+
+def start(*names_and_programs: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, *names_and_programs], stderr=subprocess.PIPE
+    )
+
+
+def wait_for(condition: object, what: str) -> None:
+    wait_until(condition, what=what, within_seconds=SECONDS_MAX)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_a_signal_ends_every_face_and_counts_as_an_orderly_end(
+    supervising: subprocess.Popen[bytes], face: Face, other: Face, number: signal.Signals
+) -> None:
+    supervising.send_signal(number)
+
+    assert supervising.wait(SECONDS_MAX) == 0
+    assert not face.runs
+    assert not other.runs
+
+
+def test_a_face_that_dies_is_started_again_and_the_other_one_stays(
+    supervising: subprocess.Popen[bytes], face: Face, other: Face
+) -> None:
+    os.kill(face.pids[0], signal.SIGKILL)
+
+    wait_for(lambda: len(face.pids) == 2 and face.runs, "the second run")
+    assert len(other.pids) == 1
+    assert other.runs
+
+
+def test_faces_end_with_the_supervisor_even_when_it_is_killed(
+    supervising: subprocess.Popen[bytes], face: Face, other: Face
+) -> None:
+    supervising.kill()
+
+    wait_for(lambda: not face.runs and not other.runs, "the end of both faces")
+
+
+def test_a_face_whose_setup_is_wrong_ends_everything_with_2(face: Face) -> None:
+    with start("face", face.program, "broken", MISSING_SETUP) as supervisor:
+        assert supervisor.wait(SECONDS_MAX) == 2
+
+    assert not face.runs
+
+
+def test_a_face_that_lost_its_parent_before_it_looked_ends_at_once(face: Face) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", face.program, "--parent", "1"], timeout=SECONDS_MAX, check=False
+    )
+
+    assert done.returncode == 0
+    assert face.pids == []
