@@ -194,7 +194,11 @@ def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     with parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        assert _is_alive(child)
+        # Before it has become the program it has not asked to die with its parent yet.
+        name = Path("/proc", str(child), "comm")
+        wait_until(
+            lambda: name.read_text() == "sleep\n", what="the child to run", within_seconds=10
+        )
 
         parent.kill()
 

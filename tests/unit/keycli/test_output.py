@@ -22,6 +22,10 @@ InTerminal = Callable[[Callable[[], None]], str]
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
+END = "(end)"
+"""Written after what is tested, to know when all of it has arrived."""
+
+
 @pytest.fixture
 def in_terminal(monkeypatch: pytest.MonkeyPatch) -> InTerminal:
     """A function that calls another one in a terminal of 80 columns, and returns what it shows."""
@@ -36,8 +40,13 @@ def in_terminal(monkeypatch: pytest.MonkeyPatch) -> InTerminal:
                 # Not in the fixture: pytest puts its own in place between the phases.
                 patch.setattr(sys, "stdout", stream)
                 show()
+            # A terminal hands over what it has so far, so one read may be too few.
+            stream.write(END)
             stream.flush()
-            return screen.read(65536).decode().replace("\r\n", "\n")
+            shown = b""
+            while not shown.endswith(END.encode()):
+                shown += screen.read(65536)
+            return shown.decode().removesuffix(END).replace("\r\n", "\n")
 
     return shown_by
 
