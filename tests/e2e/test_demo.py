@@ -29,8 +29,7 @@ def test_two_demos_at_once_show_every_step_and_leave_nothing_behind(
     for demo in demos:
         demo.wait_for_exit(within_seconds=DEMO_SECONDS_MAX)
 
-    assert [demo.exit_code for demo in demos] == [0, 0], "\n".join(
-        demo.log_tail(40) for demo in demos
-    )
+    logs = "\n".join(demo.log_tail(40) for demo in demos)
+    assert [demo.exit_code for demo in demos] == [0, 0], logs
     for demo in demos:
         assert "every step showed what it must" in demo.log.read_text()
