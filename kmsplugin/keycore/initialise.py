@@ -39,6 +39,8 @@ DEFAULT_NAMESPACE = "keyplane-system"
 PIN_DIGITS = 16
 """Length of generated PINs: 53 bits, within what every token's PIN length allows."""
 
+_OWN_NAMES = frozenset({"audit", "pins", "tokens"})
+
 Progress = Callable[[str], None]
 
 
@@ -105,7 +107,19 @@ def _make_state_dir(state_dir: Path) -> None:
             hint="run as a user that may, or set state_dir",
         ) from None
     check_owner(state_dir)
+    strangers = sorted(path.name for path in state_dir.iterdir() if not _is_ours(path.name))
+    if strangers:
+        # Taking the directory over would lock everybody else out of it.
+        raise SettingsError(
+            f"the state directory {state_dir} holds something else: {', '.join(strangers[:3])}",
+            hint="set state_dir to a directory for keyplane alone",
+        )
     state_dir.chmod(0o700)
+
+
+def _is_ours(name: str) -> bool:
+    """Tell whether an interrupted ``init`` can have left a file of that name."""
+    return name in _OWN_NAMES or name.startswith(("keyplane.db", "pin-rejected", "softhsm2.conf"))
 
 
 def _refuse_if_finished(settings: Settings) -> None:
