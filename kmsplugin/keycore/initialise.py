@@ -39,7 +39,8 @@ DEFAULT_NAMESPACE = "keyplane-system"
 PIN_DIGITS = 16
 """Length of generated PINs: 53 bits, within what every token's PIN length allows."""
 
-_OWN_NAMES = frozenset({"audit", "pins", "tokens"})
+# The last one is in every file system of its own.
+_OWN_NAMES = frozenset({"audit", "pins", "tokens", "lost+found"})
 
 Progress = Callable[[str], None]
 
