@@ -7,10 +7,11 @@ counts as initialised, after it ``init`` refuses.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +40,10 @@ DEFAULT_NAMESPACE = "keyplane-system"
 PIN_DIGITS = 16
 """Length of generated PINs: 53 bits, within what every token's PIN length allows."""
 
+_LOCK_NAME = "init.lock"
+
 # The last one is in every file system of its own.
-_OWN_NAMES = frozenset({"audit", "pins", "tokens", "lost+found"})
+_OWN_NAMES = frozenset({"audit", "pins", "tokens", _LOCK_NAME, "lost+found"})
 
 Progress = Callable[[str], None]
 
@@ -76,27 +79,44 @@ def initialise(
     """
     check_namespace(namespace)
     _make_state_dir(settings.state_dir)
-    _refuse_if_finished(settings)
-    with ExitStack() as stack:
-        if settings.embedded:
-            progress("make PIN files and the SoftHSM2 token")
-            _initialise_embedded(settings)
-        module = Pkcs11Module(settings.module)
-        found = module.token(settings.token.label, settings.token.serial)
-        session = module.login(found, pin_file(settings), writable=True)
-        progress("make the master, sealing and record MAC keys in the token")
-        provision(module, session)
-        token = Pkcs11Token(module, session)
-        stack.callback(token.close)
+    with _only_one(settings.state_dir), ExitStack() as stack:
+        _refuse_if_finished(settings)
+        token = stack.enter_context(closing(_make_token(settings, progress)))
         progress("make the store")
-        store = SqlStore.create(settings.database)
-        stack.callback(store.close)
+        store = stack.enter_context(closing(SqlStore.create(settings.database)))
         audit = FileAuditLog(settings.audit_dir / f"{caller.face}.jsonl")
         stack.callback(audit.close)
         with Auditor(audit, SystemClock()).decision(caller, "init") as decision:
             made = _write_first_rows(store, token, namespace)
             decision.note(installation=made.installation.id, instance=made.instance.id)
         return made
+
+
+@contextmanager
+def _only_one(state_dir: Path) -> Iterator[None]:
+    """Let a second ``init`` wait, so that it finds what the first one has made.
+
+    Each step looks before it makes something; two processes that look at once would
+    both make it, and a token with two master keys is of no use.
+    """
+    lock = os.open(state_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _make_token(settings: Settings, progress: Progress) -> Pkcs11Token:
+    if settings.embedded:
+        progress("make PIN files and the SoftHSM2 token")
+        _initialise_embedded(settings)
+    module = Pkcs11Module(settings.module)
+    found = module.token(settings.token.label, settings.token.serial)
+    session = module.login(found, pin_file(settings), writable=True)
+    progress("make the master, sealing and record MAC keys in the token")
+    provision(module, session)
+    return Pkcs11Token(module, session)
 
 
 def _make_state_dir(state_dir: Path) -> None:

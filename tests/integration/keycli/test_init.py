@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 
-from tests.integration.keycli.site import Ended, Site
+from tests.integration.keycli.site import Ended, Site, environment
 
 
 def test_init_makes_an_installation_and_says_what_to_back_up(
@@ -61,3 +62,22 @@ def test_a_refused_namespace_leaves_nothing_behind(empty: Site) -> None:
 
     assert ended.code == 1
     assert not empty.state.exists()
+
+
+def test_of_two_inits_at_once_one_makes_the_installation_and_the_other_refuses(
+    empty: Site,
+) -> None:
+    processes = [
+        subprocess.Popen(
+            empty.command("init"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+        )
+        for _ in range(3)
+    ]
+
+    codes = sorted(process.wait(60) for process in processes)
+
+    assert codes == [0, 2, 2]
+    assert empty.run("status").code == 0
