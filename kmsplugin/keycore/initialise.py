@@ -18,7 +18,7 @@ from pathlib import Path
 from keycore.adapters.audit_file import FileAuditLog
 from keycore.adapters.pkcs11_module import Pkcs11Module
 from keycore.adapters.pkcs11_token import Pkcs11Token, provision
-from keycore.adapters.softhsm import initialise_embedded_token, use_embedded_softhsm
+from keycore.adapters.softhsm import make_embedded_token, use_embedded_softhsm
 from keycore.adapters.sql_store import SqlStore
 from keycore.adapters.system_clock import SystemClock
 from keycore.bootstrap import check_owner, pin_file
@@ -44,6 +44,8 @@ _LOCK_NAME = "init.lock"
 
 # The last one is in every file system of its own.
 _OWN_NAMES = frozenset({"audit", "pins", "tokens", _LOCK_NAME, "lost+found"})
+
+_OWN_PREFIXES = ("keyplane.db", "pin-rejected", "softhsm2.", "tokens.")
 
 Progress = Callable[[str], None]
 
@@ -140,7 +142,7 @@ def _make_state_dir(state_dir: Path) -> None:
 
 def _is_ours(name: str) -> bool:
     """Tell whether an interrupted ``init`` can have left a file of that name."""
-    return name in _OWN_NAMES or name.startswith(("keyplane.db", "pin-rejected", "softhsm2.conf"))
+    return name in _OWN_NAMES or name.startswith(_OWN_PREFIXES)
 
 
 def _refuse_if_finished(settings: Settings) -> None:
@@ -155,8 +157,8 @@ def _refuse_if_finished(settings: Settings) -> None:
 def _initialise_embedded(settings: Settings) -> None:
     so_pin = _pin(settings.pins_dir / "so.pin")
     user_pin = _pin(settings.pin_file)
+    make_embedded_token(settings.module, settings.state_dir, settings.token.label, so_pin, user_pin)
     use_embedded_softhsm(settings.state_dir)
-    initialise_embedded_token(settings.module, settings.token.label, so_pin, user_pin)
 
 
 def _pin(path: Path) -> str:

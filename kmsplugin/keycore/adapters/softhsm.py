@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 from pathlib import Path
 
 from pkcs11 import PKCS11Error, Slot, Token, TokenFlag
@@ -31,36 +32,51 @@ def use_embedded_softhsm(state_dir: Path) -> None:
     (``softhsm2.conf(5)``), and child processes inherit it.
     """
     configuration = state_dir / "softhsm2.conf"
-    directory = state_dir / "tokens"
-    directory.mkdir(mode=0o700, exist_ok=True)
     if not configuration.exists():
-        temporary = configuration.with_suffix(".new")
-        temporary.write_text(_CONFIGURATION.format(directory=directory), encoding="utf-8")
-        temporary.rename(configuration)
+        _write_configuration(configuration, _tokens(state_dir))
+    _tokens(state_dir).mkdir(mode=0o700, exist_ok=True)
     os.environ["SOFTHSM2_CONF"] = str(configuration)
 
 
-def initialise_embedded_token(module_path: Path, label: str, so_pin: str, user_pin: str) -> None:
-    """Make the token and its user PIN where they are missing; run again, it does nothing.
+def make_embedded_token(
+    module_path: Path, state_dir: Path, label: str, so_pin: str, user_pin: str
+) -> None:
+    """Make the token with its user PIN unless there is one; safe to interrupt.
+
+    SoftHSM2 writes a token file by file, and stumbles over one that is not whole. So
+    it is made in a directory of its own and shown at once by a rename; what an
+    interrupted run has left is thrown away, since nothing was encrypted with it yet.
 
     Raises:
         TokenSetupError: SoftHSM2 is not installed or cannot make a token.
         TokenUnavailableError: it does not answer.
     """
+    if _tokens(state_dir).is_dir() and any(_tokens(state_dir).iterdir()):
+        return
+    staging, configuration = state_dir / "tokens.new", state_dir / "softhsm2.new.conf"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(mode=0o700)
+    _write_configuration(configuration, staging)
+    os.environ["SOFTHSM2_CONF"] = str(configuration)
     module = Pkcs11Module(module_path)
-    token = next((token for token in module.tokens() if token.label == label), None)
-    if token is None:
-        token = _make_token(module, label, so_pin)
-    if TokenFlag.USER_PIN_INITIALIZED not in token.flags:
-        with module.guard, pkcs11_errors("set the user PIN"):
-            session = token.open(rw=True, so_pin=so_pin)
-            try:
-                session.init_pin(user_pin)
-            finally:
-                session.close()
-    # The slot list is read at initialisation, and the token has moved to a new slot.
-    with module.guard, pkcs11_errors("initialise its module again"):
-        module.library.reinitialize()
+    token = _make_token(module, label, so_pin)
+    with module.guard, pkcs11_errors("set the user PIN"):
+        session = token.open(rw=True, so_pin=so_pin)
+        session.init_pin(user_pin)
+        session.close()
+        module.library.finalize()
+    staging.rename(_tokens(state_dir))
+    configuration.unlink()
+
+
+def _tokens(state_dir: Path) -> Path:
+    return state_dir / "tokens"
+
+
+def _write_configuration(path: Path, tokens: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(_CONFIGURATION.format(directory=tokens), encoding="utf-8")
+    temporary.rename(path)
 
 
 def _make_token(module: Pkcs11Module, label: str, so_pin: str) -> Token:
