@@ -47,6 +47,7 @@ class Demo:
         self._console = console
         self._stack = stack
         binaries = find_or_build(BuildProgress(console))
+        self._kubectl = binaries.kubectl
         self._config = directory / "encryption-config.yaml"
         self.cluster = Cluster(directory / "cluster", binaries, encryption_config=self._config)
         self.keyplane = KeyplaneInstallation(directory, self.cluster.kubeconfig)
@@ -204,7 +205,7 @@ class Demo:
     def tell_how_to_reach_it(self) -> None:
         """Print commands that work when pasted into another shell."""
         root = Path(__file__).parents[1]
-        kubectl = f"KUBECONFIG={self.cluster.kubeconfig} kubectl"
+        kubectl = f"KUBECONFIG={self.cluster.kubeconfig} {self._kubectl}"
         keyplane = f"{root}/.venv/bin/keyplane --config {self.keyplane.config}"
         self._console.print(
             f"""
@@ -249,6 +250,8 @@ def main() -> int:
     check = parser.parse_args().check
     # SIGTERM ends it as Ctrl-C does, so that nothing stays behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell starts background jobs with Ctrl-C ignored, and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     console = Console()
     # Short, because a unix socket lies in it.
     directory = Path(tempfile.mkdtemp(prefix="keyplane-"))

@@ -90,23 +90,13 @@ def read_material(path: Path | None) -> bytes | None:
 
 
 def choose_instance(core: Core, given: str | None) -> InstanceId:
-    """Return the instance that was named, else the only one, else the default one.
+    """Return the instance that was named, else the first one, which ``init`` has made.
 
     Raises:
-        InvalidRequestError: the text is no UUID, or it is not clear which one is meant.
+        InvalidRequestError: the text is no UUID.
     """
     from keycore.domain.ids import parse_instance_id  # noqa: PLC0415
-    from keycore.initialise import DEFAULT_INSTANCE  # noqa: PLC0415
 
     if given is not None:
         return parse_instance_id(given)
-    everyone = core.instances.all()
-    named = [instance for instance in everyone if instance.name == DEFAULT_INSTANCE]
-    candidates = everyone if len(everyone) == 1 else named
-    if len(candidates) == 1:
-        return candidates[0].id
-    raise InvalidRequestError(
-        f"there are {len(everyone)} instances, and {len(named)} of them are "
-        f"named {DEFAULT_INSTANCE}",
-        hint="name one by --instance; see: keyplane instance list",
-    )
+    return min(core.instances.all(), key=lambda instance: instance.created_at).id

@@ -18,7 +18,12 @@ from pathlib import Path
 from keycore.adapters.audit_file import FileAuditLog
 from keycore.adapters.pkcs11_module import Pkcs11Module
 from keycore.adapters.pkcs11_token import Pkcs11Token, provision
-from keycore.adapters.softhsm import make_embedded_token, use_embedded_softhsm
+from keycore.adapters.softhsm import (
+    initialise_token,
+    staged_token,
+    token_directory,
+    use_embedded_softhsm,
+)
 from keycore.adapters.sql_store import SqlStore
 from keycore.adapters.system_clock import SystemClock
 from keycore.bootstrap import check_owner, pin_file
@@ -113,6 +118,7 @@ def _make_token(settings: Settings, progress: Progress) -> Pkcs11Token:
     if settings.embedded:
         progress("make PIN files and the SoftHSM2 token")
         _initialise_embedded(settings)
+        use_embedded_softhsm(settings.state_dir)
     module = Pkcs11Module(settings.module)
     found = module.token(settings.token.label, settings.token.serial)
     session = module.login(found, pin_file(settings), writable=True)
@@ -157,8 +163,15 @@ def _refuse_if_finished(settings: Settings) -> None:
 def _initialise_embedded(settings: Settings) -> None:
     so_pin = _pin(settings.pins_dir / "so.pin")
     user_pin = _pin(settings.pin_file)
-    make_embedded_token(settings.module, settings.state_dir, settings.token.label, so_pin, user_pin)
-    use_embedded_softhsm(settings.state_dir)
+    if token_directory(settings.state_dir).is_dir():
+        return
+    with staged_token(settings.state_dir):
+        module = Pkcs11Module(settings.module)
+        initialise_token(module, settings.token.label, so_pin, user_pin)
+        found = module.token(settings.token.label, None)
+        provision(module, module.login(found, pin_file(settings), writable=True))
+        with module.guard:
+            module.library.finalize()
 
 
 def _pin(path: Path) -> str:

@@ -67,6 +67,9 @@ def _socket_path(path: Path) -> Path:
 def _absolute_path(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError("must be an absolute path")
+    if set(str(path)) & set("#=\n"):
+        # SoftHSM2's configuration has no way to quote them.
+        raise ValueError("must not hold '#', '=' or a line break")
     return path
 
 
@@ -255,8 +258,17 @@ def _refuse_unknown_variables() -> None:
 
 def _all_faults(error: ValidationError) -> str:
     faults = [
-        # pydantic puts its own words before the messages of our checks.
-        f"  {'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
+        f"  {'.'.join(map(str, fault['loc']))}: {_words_for(fault['type'], fault['msg'])}"
         for fault in error.errors(include_input=False, include_url=False)
     ]
     return "the configuration has faults:\n" + "\n".join(faults)
+
+
+def _words_for(fault_type: str, message: str) -> str:
+    """Return pydantic's message in words that fit a settings file."""
+    if fault_type == "extra_forbidden":
+        return "there is no such setting"
+    if fault_type.startswith("time_delta"):
+        return "must be seconds, or a duration such as PT30S"
+    # pydantic puts these words before the messages of our own checks.
+    return message.removeprefix("Value error, ")

@@ -22,15 +22,16 @@ from keyplugin.servicer import KmsServicer
 TOKEN_METHODS = frozenset({"/v2.KeyManagementService/Encrypt", "/v2.KeyManagementService/Decrypt"})
 """The calls that wait for the token."""
 
-TOKEN_THREADS = 1
-"""A local token does one thing at a time, and threads that fight for it and for the
-interpreter are slower than one."""
+TOKEN_THREADS = 4
+"""A local token does one thing at a time, and threads that fight for it are slower than
+one. But grpcio waits for a call's message in the call's own thread, so a client that
+stops in the middle of one must not be able to stop all others."""
 
 TOKEN_CALLS_MAX = 1024
 """Calls that may wait for the token: about half a second's work, and the API server gives
 up after three. A restarting API server asks for a few dozen at once."""
 
-STATUS_THREADS = 2
+STATUS_THREADS = 8
 
 STATUS_CALLS_MAX = 64
 """Calls that may come on top of those; kube-apiserver makes one at a time."""

@@ -69,7 +69,7 @@ def create(
 ) -> None:
     """Create a key, active at once.
 
-    Without --instance the key goes into the only instance, or the one named default.
+    Without --instance the key goes into the first instance, which init has made.
     """
     from keycore.service.keys import NewKey  # noqa: PLC0415
 

@@ -27,6 +27,7 @@ class FileAuditLog:
             StoreSetupError: it cannot be opened; nothing may be decided without it.
         """
         self._path = path
+        self._repair = b""
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -55,11 +56,16 @@ class FileAuditLog:
             option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z,
         )
         try:
-            os.write(self._descriptor, line)
+            written = os.write(self._descriptor, self._repair + line)
+            reason = None if written == len(self._repair + line) else "only a part of it fitted"
+            # After a torn line the next one must not be glued to it.
+            self._repair = b"\n" if reason else b""
         except OSError as error:
+            reason = error.strerror
+        if reason is not None:
             _log.error(
                 "audit line could not be written",
-                reason=error.strerror,
+                reason=reason,
                 path=str(self._path),
                 line=line.decode().rstrip(),
             )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pkcs11 import PKCS11Error, Slot, Token, TokenFlag
@@ -17,8 +20,8 @@ _LABEL_BYTES = 32
 """CK_TOKEN_INFO.label has a fixed length, padded with blanks (PKCS#11 v3.0, 5.5)."""
 
 _CONFIGURATION = """\
-# Written by keyplane; kept when it exists, so it may be edited.
-directories.tokendir = {directory}
+# Written by keyplane; it may be edited, but the token directory is always set anew.
+directories.tokendir =
 objectstore.backend = file
 log.level = ERROR
 slots.removable = false
@@ -31,52 +34,70 @@ def use_embedded_softhsm(state_dir: Path) -> None:
     SoftHSM2 takes the path of its configuration from the environment only
     (``softhsm2.conf(5)``), and child processes inherit it.
     """
-    configuration = state_dir / "softhsm2.conf"
-    if not configuration.exists():
-        _write_configuration(configuration, _tokens(state_dir))
-    _tokens(state_dir).mkdir(mode=0o700, exist_ok=True)
-    os.environ["SOFTHSM2_CONF"] = str(configuration)
+    _configure(state_dir / "softhsm2.conf", token_directory(state_dir))
 
 
-def make_embedded_token(
-    module_path: Path, state_dir: Path, label: str, so_pin: str, user_pin: str
-) -> None:
-    """Make the token with its user PIN unless there is one; safe to interrupt.
+def token_directory(state_dir: Path) -> Path:
+    """Return where the embedded token lies; the directory appears when it is whole."""
+    return state_dir / "tokens"
 
-    SoftHSM2 writes a token file by file, and stumbles over one that is not whole. So
-    it is made in a directory of its own and shown at once by a rename; what an
-    interrupted run has left is thrown away, since nothing was encrypted with it yet.
 
-    Raises:
-        TokenSetupError: SoftHSM2 is not installed or cannot make a token.
-        TokenUnavailableError: it does not answer.
+@contextmanager
+def staged_token(state_dir: Path) -> Iterator[None]:
+    """Let SoftHSM2 make a token aside, and show it at once when the block has ended well.
+
+    SoftHSM2 writes a token attribute by attribute and stumbles over one that is not
+    whole. What an interrupted run has left aside is thrown away, since nothing was
+    encrypted with it yet. The module must be finalised inside the block.
     """
-    if _tokens(state_dir).is_dir() and any(_tokens(state_dir).iterdir()):
-        return
     staging, configuration = state_dir / "tokens.new", state_dir / "softhsm2.new.conf"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(mode=0o700)
-    _write_configuration(configuration, staging)
-    os.environ["SOFTHSM2_CONF"] = str(configuration)
-    module = Pkcs11Module(module_path)
+    _configure(configuration, staging)
+    yield
+    for path in (*staging.rglob("*"), staging):
+        _write_through(path)
+    staging.rename(token_directory(state_dir))
+    _write_through(state_dir)
+    configuration.unlink()
+
+
+def initialise_token(module: Pkcs11Module, label: str, so_pin: str, user_pin: str) -> None:
+    """Make a token with its user PIN in the first free slot.
+
+    The slot list is read at initialisation, so the module is initialised again.
+
+    Raises:
+        TokenSetupError: SoftHSM2 offers no slot.
+        TokenUnavailableError: it does not answer.
+    """
     token = _make_token(module, label, so_pin)
     with module.guard, pkcs11_errors("set the user PIN"):
         session = token.open(rw=True, so_pin=so_pin)
         session.init_pin(user_pin)
         session.close()
-        module.library.finalize()
-    staging.rename(_tokens(state_dir))
-    configuration.unlink()
+        module.library.reinitialize()
 
 
-def _tokens(state_dir: Path) -> Path:
-    return state_dir / "tokens"
+def _configure(path: Path, tokens: Path) -> None:
+    """Write the configuration, or correct the one that was moved with its directory."""
+    line = f"directories.tokendir = {tokens}"
+    old = path.read_text(encoding="utf-8") if path.exists() else _CONFIGURATION
+    new = re.sub(r"(?m)^directories\.tokendir.*$", lambda _: line, old)
+    if new != old:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(new, encoding="utf-8")
+        temporary.rename(path)
+    os.environ["SOFTHSM2_CONF"] = str(path)
 
 
-def _write_configuration(path: Path, tokens: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(_CONFIGURATION.format(directory=tokens), encoding="utf-8")
-    temporary.rename(path)
+def _write_through(path: Path) -> None:
+    """Make a file or directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make_token(module: Pkcs11Module, label: str, so_pin: str) -> Token:

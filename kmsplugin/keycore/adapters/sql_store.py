@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, select, text, update
+from sqlalchemy import URL, Connection, Engine, create_engine, event, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from keycore.adapters import sql_tables as t
@@ -39,6 +39,8 @@ class SqlStore:
     def __init__(self, engine: Engine) -> None:
         """Use an engine whose schema is right; see :meth:`open` and :meth:`create`."""
         self._engine = engine
+        self._path = Path(engine.url.database or "")
+        self._identity = _identity(self._path)
 
     @classmethod
     def open(cls, path: Path) -> SqlStore:
@@ -62,7 +64,9 @@ class SqlStore:
                 hint="run the release that made it, or finish keyplane init",
             )
         store = cls(engine)
-        store.scrub()
+        # A long reader, such as a backup, must not keep anybody from starting.
+        with suppress(StoreUnavailableError):
+            store.scrub()
         return store
 
     @classmethod
@@ -123,6 +127,7 @@ class SqlStore:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
+        self._ensure_same_file()
         with _store_errors(), self._engine.connect() as connection:
             newest = connection.execute(_NEWEST).scalar_one()
             if newest == sequence:
@@ -181,8 +186,18 @@ class SqlStore:
         """Close all connections."""
         self._engine.dispose()
 
+    def _ensure_same_file(self) -> None:
+        # An open file lives on when it is moved or replaced, and what is written to
+        # it would be seen by nobody.
+        if _identity(self._path) != self._identity:
+            raise StoreUnavailableError(
+                f"the store's file {self._path} was removed or replaced",
+                hint="put it back, or restart keyplane to use the new one",
+            )
+
     @contextmanager
     def _writer(self) -> Iterator[Connection]:
+        self._ensure_same_file()
         options = {_WRITES: True}
         with (
             _store_errors(),
@@ -203,7 +218,10 @@ def _transaction(connection: Connection) -> SqlTransaction:
 
 def _engine(path: Path) -> Engine:
     engine = create_engine(
-        f"sqlite:///{path}", hide_parameters=True, connect_args={"timeout": BUSY_SECONDS}
+        # From parts, since a path may hold what means something in a URL.
+        URL.create("sqlite", database=str(path)),
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_SECONDS},
     )
 
     @event.listens_for(engine, "connect")
@@ -228,6 +246,14 @@ def _engine(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _revision(engine: Engine) -> str | None:

@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 
 from keycore.domain.framing import from_microseconds, to_microseconds
+from keycore.errors import IntegrityError
 
 SCHEMA_REVISION = "0001"
 """The migration that this release needs; ``migrations/versions`` ends with it."""
@@ -43,8 +44,15 @@ class Microseconds(TypeDecorator[datetime]):
         return None if value is None else to_microseconds(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Return the stored moment."""
-        return None if value is None else from_microseconds(value)
+        """Return the stored moment.
+
+        Raises:
+            IntegrityError: the column holds what we never write.
+        """
+        try:
+            return None if value is None else from_microseconds(value)
+        except (TypeError, OverflowError):
+            raise IntegrityError("store", "with a time that is none") from None
 
 
 def _signature() -> tuple[Column[int], Column[bytes]]:

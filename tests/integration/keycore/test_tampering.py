@@ -21,7 +21,7 @@ from keycore.adapters.system_clock import SystemClock
 from keycore.bootstrap import Core, wire
 from keycore.domain.ids import InstanceId, KeyId, new_uuid
 from keycore.domain.instances import Installation, Instance
-from keycore.errors import IntegrityError, StoreSetupError
+from keycore.errors import IntegrityError, StoreSetupError, StoreUnavailableError
 from keycore.service.caller import Caller
 from keycore.service.keys import NewKey
 from keycore.service.records import Records
@@ -281,3 +281,29 @@ def test_an_unknown_record_format_is_refused(victim: Victim) -> None:
 
     with pytest.raises(IntegrityError):
         victim.core().keys.get(CALLER, KeyId(victim.key.id))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("created_at", "zz"), ("created_at", 2**62), ("mac", "zz"), ("bit_length", 1.5)],
+)
+def test_a_column_of_another_type_is_a_changed_record(
+    victim: Victim, column: str, value: object
+) -> None:
+    victim.sql(f"UPDATE keys SET {column} = ? WHERE id = ?", value, victim.key.id)
+
+    with pytest.raises(IntegrityError):
+        victim.core().keys.get(CALLER, victim.key.id)
+
+
+def test_a_store_whose_file_was_replaced_is_not_written_to(victim: Victim) -> None:
+    """The open file lives on without a name, and nobody would see what is written to it."""
+    core = victim.core()
+    core.kms.refresh()
+    victim.path.rename(victim.path.with_suffix(".away"))
+
+    with pytest.raises(StoreUnavailableError, match="removed or replaced"):
+        core.keys.create(CALLER, victim.instance.id, NewKey("lost"))
+    core.kms.refresh()
+    assert "removed or replaced" in core.kms.status().healthz
+    assert core.kms.decrypt(CALLER, *victim.seed) == b"seed"

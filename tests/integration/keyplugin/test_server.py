@@ -76,23 +76,29 @@ def test_status_answers_while_32_decrypts_hang_in_the_token(
     assert {call.result().plaintext for call in hanging} == {SEED}
 
 
-def test_one_call_at_a_time_is_in_the_token(
-    here: FakeInstallation, client: KmsClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["Decrypt", "Status"])
+def test_a_client_that_stops_in_the_middle_of_a_call_stops_nobody_else(
+    client: KmsClient, socket: Path, method: str
 ) -> None:
-    """More threads would only fight for the interpreter and the module's lock."""
-    closed = client.encrypt()
-    threads: set[str] = set()
-    decrypt = here.token.decrypt
+    """Grpcio waits for a call's message in the thread that will answer it."""
+    silent = threading.Event()
 
-    def note(*arguments: object) -> bytes:
-        threads.add(threading.current_thread().name)
-        return decrypt(*arguments)  # type: ignore[arg-type]
+    def never() -> Iterator[bytes]:
+        silent.wait()
+        yield b""
 
-    monkeypatch.setattr(here.token, "decrypt", note)
-    calls = [client.start_decrypt(closed) for _ in range(32)]
-
-    assert {call.result().plaintext for call in calls} == {SEED}
-    assert threads == {"token_0"}
+    with KmsClient(socket) as other:
+        calls = [
+            other.channel.stream_unary(f"/v2.KeyManagementService/{method}").future(never())
+            for _ in range(3)
+        ]
+        try:
+            assert client.status().healthz == "ok"
+            assert client.decrypt(client.encrypt()) == SEED
+        finally:
+            for call in calls:
+                call.cancel()
+            silent.set()
 
 
 def test_calls_beyond_the_queue_are_refused_and_status_still_answers(

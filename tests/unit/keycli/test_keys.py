@@ -163,7 +163,8 @@ def test_without_a_choice_the_only_instance_is_meant(run: Run, here: FakeInstall
     assert run("keys", "create", "etcd", "-o", "json").json["instance"] == here.instance.id
 
 
-def test_of_several_instances_the_default_one_is_meant(run: Run, here: FakeInstallation) -> None:
+def test_of_several_instances_the_first_one_is_meant(run: Run, here: FakeInstallation) -> None:
+    here.clock.advance(seconds=1)
     here.core.instances.create(CALLER, "team-a")
 
     assert run("keys", "create", "etcd", "-o", "json").json["instance"] == here.instance.id
@@ -177,16 +178,13 @@ def test_a_named_instance_wins(run: Run, here: FakeInstallation) -> None:
     assert made["instance"] == other.id
 
 
-def test_two_default_instances_are_told_apart_by_the_caller(
+def test_the_first_instance_is_meant_whatever_others_are_called(
     run: Run, here: FakeInstallation
 ) -> None:
+    here.clock.advance(seconds=1)
     here.core.instances.create(CALLER, "default")
 
-    ended = run("keys", "create", "etcd")
-
-    assert ended.code == 1
-    assert "there are 2 instances, and 2 of them are named default" in ended.err
-    assert "--instance" in ended.err
+    assert run("keys", "create", "etcd", "-o", "json").json["instance"] == here.instance.id
 
 
 def test_an_instance_that_does_not_exist_is_refused(run: Run) -> None:
