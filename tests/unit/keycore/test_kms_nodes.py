@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from keycore.domain.keys import Key
 from keycore.domain.providers import ActivationState
 from keycore.service.kms import (
@@ -18,22 +16,6 @@ from tests.unit.keycore.examples import (
     refresh,
     root_key,
 )
-
-
-@pytest.fixture
-def key(here: FakeInstallation) -> Key:
-    """A key that the provider is bound to and that node-a has loaded."""
-    key = root_key(here)
-    here.core.providers.bind(CALLER, "keyplane", key.id)
-    here.core.kms.refresh()
-    return key
-
-
-@pytest.fixture
-def kms(here: FakeInstallation, key: Key) -> KmsProvider:
-    """The bound provider on node-a."""
-    return here.core.kms
-
 
 # --- what a node tells the store -----------------------------------------------------------
 

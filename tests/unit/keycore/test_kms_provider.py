@@ -34,22 +34,6 @@ from tests.unit.keycore.examples import (
     root_key,
 )
 
-
-@pytest.fixture
-def key(here: FakeInstallation) -> Key:
-    """A key that the provider is bound to and that node-a has loaded."""
-    key = root_key(here)
-    here.core.providers.bind(CALLER, "keyplane", key.id)
-    here.core.kms.refresh()
-    return key
-
-
-@pytest.fixture
-def kms(here: FakeInstallation, key: Key) -> KmsProvider:
-    """The bound provider on node-a."""
-    return here.core.kms
-
-
 # --- Status ------------------------------------------------------------------------
 
 
