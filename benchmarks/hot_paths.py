@@ -23,7 +23,7 @@ from keycore.bootstrap import Core, open_core
 from keycore.initialise import initialise
 from keycore.ports import WrappedKey
 from keycore.service.caller import Caller
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from keycore.settings import Settings
 
 ROUNDS = 9

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 
 from keycore.errors import (
+    AccessError,
     CiphertextRejectedError,
     ConflictError,
     IntegrityError,
@@ -46,6 +47,7 @@ class ExitCode(IntEnum):
 EXIT_CODES: Mapping[type[KeyplaneError], ExitCode] = {
     SetupError: ExitCode.SETUP,
     InvalidRequestError: ExitCode.REFUSED,
+    AccessError: ExitCode.REFUSED,
     NotFoundError: ExitCode.REFUSED,
     ConflictError: ExitCode.REFUSED,
     CiphertextRejectedError: ExitCode.REFUSED,

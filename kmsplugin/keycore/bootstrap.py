@@ -25,6 +25,7 @@ from keycore.errors import (
 from keycore.ports import AuditLog, Clock, Store, Token
 from keycore.service.caller import Auditor
 from keycore.service.cipher import EnvelopeCipher, UseBudget
+from keycore.service.creation import KeyMaker
 from keycore.service.instances import InstanceService
 from keycore.service.key_cache import KeyCache
 from keycore.service.keys import KeyService
@@ -47,6 +48,8 @@ class Core:
     providers: ProviderService
     kms: KmsProvider
     cache: KeyCache
+    auditor: Auditor
+    store: Store
     token: Token
     clock: Clock
 
@@ -57,7 +60,7 @@ def open_core(settings: Settings, face: str) -> Iterator[Core]:
 
     Args:
         settings: where things are.
-        face: names this process's audit file: ``cli``, ``operator``, ``provider``.
+        face: names this process's audit file: ``cli``, ``operator``, ``provider``, ``rest``.
 
     Raises:
         SetupError: not initialised, another uid, or token, PIN or store unusable.
@@ -94,7 +97,15 @@ def wire(settings: Settings, store: Store, token: Token, audit: AuditLog, clock:
     return Core(
         settings=settings,
         installation=_installation(settings, records),
-        keys=KeyService(records, store, token, cache, auditor, clock),
+        keys=KeyService(
+            records,
+            store,
+            maker=KeyMaker(token, material_bits=settings.keys.material_bits),
+            root_keys=token,
+            cache=cache,
+            auditor=auditor,
+            clock=clock,
+        ),
         wrapping=WrappingService(cache, cipher, token, auditor, clock),
         instances=InstanceService(records, auditor, clock),
         providers=providers,
@@ -111,6 +122,8 @@ def wire(settings: Settings, store: Store, token: Token, audit: AuditLog, clock:
             clock=clock,
         ),
         cache=cache,
+        auditor=auditor,
+        store=store,
         token=token,
         clock=clock,
     )

@@ -18,6 +18,10 @@ clients rely on it::
     ├── InvalidRequestError
     │   ├── CiphertextMalformedError
     │   └── NotARootKeyError
+    ├── AccessError                   the caller, not the request, is refused
+    │   ├── UnauthenticatedError
+    │   ├── AccessDeniedError
+    │   └── TooManyRequestsError
     ├── NotFoundError
     │   ├── KeyNotFoundError
     │   ├── InstanceNotFoundError
@@ -32,12 +36,14 @@ clients rely on it::
     │   ├── RotationPendingError
     │   ├── PayloadRequiredError
     │   ├── ProviderUnboundError
+    │   ├── IdempotencyKeyReusedError
     │   └── AlreadyExistsError
     ├── CiphertextRejectedError       never says why
     ├── IntegrityError                a record is not what the HSM signed
     └── UnavailableError              try again
         ├── TokenUnavailableError
-        └── StoreUnavailableError
+        ├── StoreUnavailableError
+        └── IssuerUnavailableError
 """
 
 from __future__ import annotations
@@ -148,6 +154,49 @@ class NotARootKeyError(InvalidRequestError):
     code = "not_a_root_key"
 
 
+class AccessError(KeyplaneError):
+    """The caller is refused, whatever the request is."""
+
+    code = "access"
+
+
+class UnauthenticatedError(AccessError):
+    """There is no credential, or none that proves who the caller is.
+
+    Attributes:
+        reason: stable word for the audit line, such as ``expired``; it is not told
+            to the caller, whom it would help to forge a better one.
+    """
+
+    code = "unauthenticated"
+
+    def __init__(self, reason: str) -> None:
+        """Keep ``reason`` beside the one fixed sentence."""
+        super().__init__("the request carries no valid bearer token")
+        self.reason = reason
+
+
+class AccessDeniedError(AccessError):
+    """The caller is known and may not do this."""
+
+    code = "access_denied"
+
+
+class TooManyRequestsError(AccessError):
+    """The caller asks more often than it may.
+
+    Attributes:
+        retry_after_seconds: when the next request will be answered; at least 1.
+    """
+
+    code = "too_many_requests"
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        """Keep ``retry_after_seconds`` beside the one fixed sentence."""
+        super().__init__("the caller sends more requests than it may", hint="try again later")
+        self.retry_after_seconds = retry_after_seconds
+
+
 class NotFoundError(KeyplaneError):
     """The named thing does not exist, or not for this caller."""
 
@@ -240,6 +289,12 @@ class ProviderUnboundError(ConflictError):
     code = "provider_unbound"
 
 
+class IdempotencyKeyReusedError(ConflictError):
+    """The idempotency key was used before, for a request that asked for something else."""
+
+    code = "idempotency_key_reused"
+
+
 class AlreadyExistsError(ConflictError):
     """A thing with that id or name exists already."""
 
@@ -288,3 +343,9 @@ class StoreUnavailableError(UnavailableError):
     """The store cannot be read or written at the moment."""
 
     code = "store_unavailable"
+
+
+class IssuerUnavailableError(UnavailableError):
+    """The signing keys of a token issuer could not be fetched, so nobody of it can be known."""
+
+    code = "issuer_unavailable"

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
 from keycore.domain.ids import InstanceId, KeyId, VersionId
 from keycore.domain.instances import Installation, Instance
-from keycore.domain.keys import Key
+from keycore.domain.keys import Key, KeyKind, KeyState
 from keycore.domain.providers import Node, Provider
 
 SignedT = TypeVar("SignedT", Key, Provider, Node, Instance, Installation)
@@ -184,11 +184,35 @@ class KeyFilter:
 
     Attributes:
         instance_id: ``None`` for all instances.
-        deleted: ``True`` adds tombstones.
+        deleted: ``True`` adds tombstones; without a meaning when ``states`` is given.
+        states: the states, as callers see them, to take; ``None`` for all.
+        kind: ``None`` for both.
     """
 
     instance_id: InstanceId | None = None
     deleted: bool = False
+    states: frozenset[KeyState] | None = None
+    kind: KeyKind | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Remembers which key a repeatable create made.
+
+    Attributes:
+        id: SHA-256 of instance, caller and idempotency key, 32 bytes.
+        mac: by the record MAC key over id, key id and all that was asked for, 32
+            bytes; so the row tells nothing about imported material.
+    """
+
+    id: bytes
+    key_id: KeyId
+    mac: bytes
+    created_at: datetime
+
+
+RECEIPT_AGE = timedelta(hours=24)
+"""How long a create can be repeated under one idempotency key."""
 
 
 class KeyRows(Protocol):
@@ -200,18 +224,30 @@ class KeyRows(Protocol):
     def owned_by(self, owner: str) -> Signed[Key] | None:
         """Return the key that the resource owns, or ``None``."""
 
-    def page(self, wanted: KeyFilter, *, offset: int, limit: int) -> Sequence[Signed[Key]]:
-        """Return ``limit`` keys from ``offset`` on, sorted by id."""
+    def aliased(self, instance_id: InstanceId, alias: str) -> KeyId | None:
+        """Return which key has the alias, or ``None``; the key's record proves it."""
 
-    def count(self, wanted: KeyFilter) -> int:
+    def page(
+        self, wanted: KeyFilter, now: datetime, *, offset: int, limit: int
+    ) -> Sequence[Signed[Key]]:
+        """Return ``limit`` keys from ``offset`` on, sorted by id; ``now`` tells expired ones."""
+
+    def count(self, wanted: KeyFilter, now: datetime) -> int:
         """Return how many keys :meth:`page` could return."""
 
     def save(self, key: Signed[Key]) -> None:
         """Insert or replace the key and its versions; destroyed material is overwritten.
 
         Raises:
-            AlreadyExistsError: another key has the same owner.
+            AlreadyExistsError: another key has the same owner, or the same alias in
+                the instance.
         """
+
+    def receipt(self, receipt_id: bytes) -> Receipt | None:
+        """Return the receipt or ``None``."""
+
+    def save_receipt(self, receipt: Receipt) -> None:
+        """Insert the receipt, and remove those that have passed their age."""
 
 
 class ProviderRows(Protocol):

@@ -14,9 +14,10 @@ import tomllib
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -24,6 +25,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from keycore.domain.keys import MATERIAL_BITS, SHORT_MATERIAL_BITS
 from keycore.domain.names import check_node_name, check_provider_name
 from keycore.errors import InvalidRequestError, SettingsError
 
@@ -120,6 +122,19 @@ class ProviderSettings(_Section):
     """This node's name among the provider's nodes; default the host name."""
 
 
+class KeySettings(_Section):
+    """Rules for keys that an installation may loosen."""
+
+    allow_short_imports: bool = False
+    """Whether imports of 128 and 192 bits are taken, as Key Protect does and the Key
+    Management Service APIs forbid; they are expanded to AES-256 by HKDF. Default no."""
+
+    @property
+    def material_bits(self) -> tuple[int, ...]:
+        """Lengths of imported key material, in bits."""
+        return (*SHORT_MATERIAL_BITS, *MATERIAL_BITS) if self.allow_short_imports else MATERIAL_BITS
+
+
 class OperatorSettings(_Section):
     """The Key operator."""
 
@@ -128,6 +143,105 @@ class OperatorSettings(_Section):
 
     resync: Annotated[timedelta, Field(gt=timedelta(0))] = timedelta(seconds=30)
     """How often every Key is compared with the store although nothing happened."""
+
+
+def _https_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be an https:// URL without query and fragment")
+    return url
+
+
+class IssuerSettings(_Section):
+    """One OpenID Connect provider whose tokens name callers of the REST face."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+    """Short name, by which the policy file and audit lines call it."""
+
+    url: Annotated[str, AfterValidator(_https_url)]
+    """Issuer identifier, exactly as the ``iss`` claim has it."""
+
+    audience: Annotated[str, Field(min_length=1, max_length=255)]
+    """What the ``aud`` claim must hold; a token for anybody else is refused."""
+
+    discovery_url: Annotated[str, AfterValidator(_https_url)] | None = None
+    """Where the provider's metadata lie; default
+    ``<url>/.well-known/openid-configuration`` (OpenID Connect Discovery 1.0, 4)."""
+
+    ca_file: Path | None = None
+    """CA certificates (PEM) for the provider's TLS; default the system's."""
+
+    credential_file: Path | None = None
+    """File with a bearer credential that is sent to fetch metadata and keys, as an
+    API server without anonymous access wants; read again for each fetch."""
+
+    groups_claim: Annotated[str, Field(min_length=1, max_length=255)] = "groups"
+    """Name of the claim with the caller's groups, a list of texts."""
+
+
+def _distinct_issuers(issuers: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings, ...]:
+    for what in ("name", "url"):
+        values = [getattr(issuer, what) for issuer in issuers]
+        if len(values) != len(set(values)):
+            raise ValueError(f"two issuers have the same {what}")
+    return issuers
+
+
+class TlsSettings(_Section):
+    """The certificate of the REST face. Files are read again when they change."""
+
+    certificate: Path | None = None
+    """Certificate chain (PEM), the server's own first; default a certificate that
+    keyplane makes and renews in ``<state_dir>/tls``, for this host and loopback."""
+
+    key: Path | None = None
+    """Its private key (PEM, not encrypted)."""
+
+    client_ca: Path | None = None
+    """CA certificates (PEM); when given, every client must show a certificate of
+    theirs, besides its bearer token."""
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both or neither")
+        return self
+
+
+class RestSettings(_Section):
+    """The REST face. It is served when there is an issuer."""
+
+    address: str = "127.0.0.1"
+    """IP address to listen on; ``0.0.0.0`` or ``::`` for all."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 28674
+    """TCP port; 0 takes a free one and logs it."""
+
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the port; a local token scales with processes."""
+
+    tls: TlsSettings = TlsSettings()
+
+    issuers: Annotated[tuple[IssuerSettings, ...], AfterValidator(_distinct_issuers)] = ()
+    """Who may name callers; none means that there is no REST face."""
+
+    policy_file: Path | None = None
+    """Who may do what; default ``<state_dir>/policy.toml``. Read again when it changes."""
+
+    leeway: Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(minutes=5))] = timedelta(
+        seconds=30
+    )
+    """How far the clocks of issuer and keyplane may differ."""
+
+    requests_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Requests of one caller that each worker answers; more are told to wait (429).
+    Default no limit."""
+
+    connections_max: Annotated[int, Field(ge=1)] = 1000
+    """Connections that each worker holds open; further ones are closed at once."""
+
+    cluster: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")] = "mycluster"
+    """Cluster name in the ``crn`` of a key."""
 
 
 class LogSettings(_Section):
@@ -155,7 +269,9 @@ class Settings(BaseSettings):
 
     token: TokenSettings = TokenSettings()
     provider: ProviderSettings = Field(default_factory=ProviderSettings)
+    keys: KeySettings = KeySettings()
     operator: OperatorSettings = OperatorSettings()
+    rest: RestSettings = RestSettings()
     log: LogSettings = LogSettings()
 
     @property
@@ -184,6 +300,16 @@ class Settings(BaseSettings):
     def database(self) -> Path:
         """The embedded store."""
         return self.state_dir / "keyplane.db"
+
+    @property
+    def policy_file(self) -> Path:
+        """The file that says which REST caller may do what."""
+        return self.rest.policy_file or self.state_dir / "policy.toml"
+
+    @property
+    def tls_dir(self) -> Path:
+        """Where keyplane puts the REST certificate that it makes itself."""
+        return self.state_dir / "tls"
 
     @property
     def audit_dir(self) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from grpc import StatusCode
 
 from keycore.errors import (
+    AccessError,
     CiphertextRejectedError,
     ConflictError,
     IntegrityError,
@@ -20,6 +21,7 @@ from keycore.errors import (
 GRPC_CODES: Mapping[type[KeyplaneError], StatusCode] = {
     SetupError: StatusCode.FAILED_PRECONDITION,
     InvalidRequestError: StatusCode.INVALID_ARGUMENT,
+    AccessError: StatusCode.PERMISSION_DENIED,
     NotFoundError: StatusCode.NOT_FOUND,
     ConflictError: StatusCode.FAILED_PRECONDITION,
     # The same code as for a malformed one, which is an invalid request.

@@ -7,7 +7,7 @@ from contextlib import suppress
 from keycore.bootstrap import Core
 from keycore.domain.keys import Key
 from keycore.errors import KeyDeletedError, RotationPendingError
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from keyoperator.decide import (
     Action,
     Adopt,

@@ -14,7 +14,7 @@ from keycore.domain.instances import Installation, Instance
 from keycore.domain.keys import Key, KeyKind, KeyState, KeyVersion, VersionState, destroyed
 from keycore.domain.providers import Activation, ActivationState, Node, Provider
 from keycore.errors import AlreadyExistsError
-from keycore.ports import KeyFilter, Signed, Store
+from keycore.ports import RECEIPT_AGE, KeyFilter, Receipt, Signed, Store
 from tests.fakes.memory_store import MemoryStore
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -92,7 +92,7 @@ def test_saving_again_replaces_key_and_versions(store: Store) -> None:
 def test_a_destroyed_key_keeps_no_material(store: Store) -> None:
     key = a_key()
     save(store, key)
-    save(store, destroyed(key, NOW))
+    save(store, destroyed(key, NOW, by="uid:1"))
 
     with store.reading() as rows:
         found = rows.keys.get(key.id)
@@ -111,12 +111,139 @@ def test_a_second_key_with_one_owner_is_refused_and_nothing_is_saved(store: Stor
         assert rows.keys.get(second.id) is None
 
 
+def test_aliases_and_tags_come_back_in_order(store: Store) -> None:
+    key = a_key(aliases=("b", "a"), tags=("z", "ä"), deleted_by="uid:9")
+    save(store, key)
+
+    with store.reading() as rows:
+        assert rows.keys.get(key.id) == signed(key)
+        assert rows.keys.aliased(HOME, "a") == key.id
+
+
+def test_an_alias_is_known_in_its_instance_alone(store: Store) -> None:
+    other = InstanceId(new_uuid())
+    with store.writing() as rows:
+        rows.instances.save(signed(Instance(other, "other", None, NOW)))
+    here, there = a_key(aliases=("same",)), a_key(instance_id=other, aliases=("same",))
+    save(store, here, there)
+
+    with store.reading() as rows:
+        assert rows.keys.aliased(HOME, "same") == here.id
+        assert rows.keys.aliased(other, "same") == there.id
+        assert rows.keys.aliased(other, "none") is None
+
+
+def test_a_second_key_with_one_alias_is_refused_and_nothing_is_saved(store: Store) -> None:
+    first, second = a_key(aliases=("same",)), a_key(aliases=("mine", "same"))
+    save(store, first)
+
+    with pytest.raises(AlreadyExistsError):
+        save(store, second)
+
+    with store.reading() as rows:
+        assert rows.keys.get(second.id) is None
+        assert rows.keys.aliased(HOME, "mine") is None
+
+
+def test_an_alias_that_was_taken_away_is_free(store: Store) -> None:
+    first = a_key(aliases=("same", "kept"))
+    save(store, first)
+    save(store, replace(first, aliases=("kept",)))
+    second = a_key(aliases=("same",))
+
+    save(store, second)
+
+    with store.reading() as rows:
+        assert rows.keys.aliased(HOME, "same") == second.id
+        assert rows.keys.aliased(HOME, "kept") == first.id
+
+
+SEEN_AS = {
+    KeyState.PRE_ACTIVE: {},
+    KeyState.ACTIVE: {"expires_at": NOW + timedelta(microseconds=1)},
+    KeyState.SUSPENDED: {"state": KeyState.SUSPENDED, "expires_at": NOW},
+    KeyState.DEACTIVATED: {"expires_at": NOW},
+    KeyState.DESTROYED: {"state": KeyState.DESTROYED, "expires_at": NOW},
+}
+
+
+@pytest.mark.parametrize("state", list(KeyState), ids=lambda s: s.name)
+def test_a_list_by_state_takes_the_state_that_callers_see(store: Store, state: KeyState) -> None:
+    keys = {seen: a_key(**SEEN_AS[seen]) for seen in KeyState if seen is not KeyState.PRE_ACTIVE}
+    forever = a_key(expires_at=None)
+    save(store, *keys.values(), forever)
+    wanted = KeyFilter(HOME, states=frozenset({state}))
+
+    with store.reading() as rows:
+        listed = {key.record.id for key in rows.keys.page(wanted, NOW, offset=0, limit=10)}
+        counted = rows.keys.count(wanted, NOW)
+
+    expected = {keys[state].id} if state in keys else set()
+    if state is KeyState.ACTIVE:
+        expected.add(forever.id)
+    assert listed == expected
+    assert counted == len(expected)
+    for key in keys.values():
+        assert (key.state_at(NOW) is state) == (key.id in listed)
+
+
+def test_a_list_of_several_states_is_their_union_and_of_none_is_empty(store: Store) -> None:
+    gone, live = a_key(state=KeyState.DESTROYED), a_key()
+    save(store, gone, live)
+    both = KeyFilter(HOME, states=frozenset({KeyState.ACTIVE, KeyState.DESTROYED}))
+
+    with store.reading() as rows:
+        assert rows.keys.count(both, NOW) == 2
+        assert rows.keys.count(KeyFilter(HOME, states=frozenset()), NOW) == 0
+
+
+def test_a_list_by_kind_takes_that_kind_alone(store: Store) -> None:
+    root, standard = a_key(), a_key(kind=KeyKind.STANDARD)
+    save(store, root, standard)
+
+    with store.reading() as rows:
+        for key in (root, standard):
+            wanted = KeyFilter(HOME, kind=key.kind)
+            listed = rows.keys.page(wanted, NOW, offset=0, limit=10)
+            assert [one.record.id for one in listed] == [key.id]
+            assert rows.keys.count(wanted, NOW) == 1
+
+
+def test_a_receipt_comes_back_and_an_unknown_one_is_none(store: Store) -> None:
+    key = a_key()
+    receipt = Receipt(b"r" * 32, key.id, b"m" * 32, NOW)
+    with store.writing() as rows:
+        rows.keys.save(signed(key))
+        rows.keys.save_receipt(receipt)
+
+    with store.reading() as rows:
+        assert rows.keys.receipt(b"r" * 32) == receipt
+        assert rows.keys.receipt(b"x" * 32) is None
+
+
+def test_receipts_go_when_they_have_passed_their_age(store: Store) -> None:
+    key = a_key()
+    save(store, key)
+    later = NOW + RECEIPT_AGE
+    receipts = [
+        Receipt(bytes([n]) * 32, key.id, b"m" * 32, made)
+        for n, made in enumerate((NOW - timedelta(seconds=1), NOW, later))
+    ]
+
+    for receipt in receipts:
+        with store.writing() as rows:
+            rows.keys.save_receipt(receipt)
+
+    with store.reading() as rows:
+        assert [rows.keys.receipt(r.id) for r in receipts] == [None, *receipts[1:]]
+
+
 def test_pages_are_sorted_by_id_and_do_not_overlap(store: Store) -> None:
     keys = [a_key() for _ in range(7)]
     save(store, *keys)
 
     with store.reading() as rows:
-        pages = [rows.keys.page(KeyFilter(HOME), offset=o, limit=3) for o in (0, 3, 6, 9)]
+        pages = [rows.keys.page(KeyFilter(HOME), NOW, offset=o, limit=3) for o in (0, 3, 6, 9)]
 
     listed = [key.record.id for page in pages for key in page]
     assert listed == sorted(key.id for key in keys)
@@ -128,7 +255,7 @@ def test_a_page_holds_the_versions_of_each_key(store: Store) -> None:
     save(store, *keys)
 
     with store.reading() as rows:
-        listed = rows.keys.page(KeyFilter(), offset=0, limit=10)
+        listed = rows.keys.page(KeyFilter(), NOW, offset=0, limit=10)
 
     assert {key.record for key in listed} == set(keys)
 
@@ -137,14 +264,14 @@ def test_lists_and_counts_leave_out_other_instances_and_tombstones(store: Store)
     other = InstanceId(new_uuid())
     with store.writing() as rows:
         rows.instances.save(signed(Instance(other, "other", None, NOW)))
-    live, gone = a_key(), destroyed(a_key(), NOW)
+    live, gone = a_key(), destroyed(a_key(), NOW, by="uid:1")
     save(store, live, gone, a_key(instance_id=other))
 
     with store.reading() as rows:
-        assert rows.keys.count(KeyFilter(HOME)) == 1
-        assert rows.keys.count(KeyFilter(HOME, deleted=True)) == 2
-        assert rows.keys.count(KeyFilter()) == 2
-        listed = rows.keys.page(KeyFilter(HOME), offset=0, limit=10)
+        assert rows.keys.count(KeyFilter(HOME), NOW) == 1
+        assert rows.keys.count(KeyFilter(HOME, deleted=True), NOW) == 2
+        assert rows.keys.count(KeyFilter(), NOW) == 2
+        listed = rows.keys.page(KeyFilter(HOME), NOW, offset=0, limit=10)
     assert [key.record.id for key in listed] == [live.id]
 
 

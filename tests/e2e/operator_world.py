@@ -51,7 +51,8 @@ from keycore.domain.ids import InstanceId, KeyId
 from keycore.domain.keys import KeyKind
 from keycore.ports import KeyFilter
 from keycore.service.caller import Caller
-from keycore.service.keys import Edits, NewKey
+from keycore.service.creation import NewKey
+from keycore.service.keys import Edits
 from keycore.settings import load_settings
 caller = Caller("cli", "tests")
 with open_core(load_settings(Path(sys.argv[1])), "cli") as core:

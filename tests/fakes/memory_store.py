@@ -7,19 +7,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from keycore.domain.ids import InstanceId, KeyId, VersionId
 from keycore.domain.instances import Installation, Instance
 from keycore.domain.keys import Key, KeyState
 from keycore.domain.providers import Node, Provider
 from keycore.errors import AlreadyExistsError, StoreUnavailableError
-from keycore.ports import Changes, KeyFilter, Signed
+from keycore.ports import RECEIPT_AGE, Changes, KeyFilter, Receipt, Signed
 
 
 @dataclass
 class _Tables:
     sequence: int = 0
     keys: dict[KeyId, Signed[Key]] = field(default_factory=dict)
+    aliases: dict[tuple[InstanceId, str], KeyId] = field(default_factory=dict)
+    receipts: dict[bytes, Receipt] = field(default_factory=dict)
     changed: dict[KeyId, int] = field(default_factory=dict)
     providers: dict[str, Signed[Provider]] = field(default_factory=dict)
     nodes: dict[tuple[str, str], Signed[Node]] = field(default_factory=dict)
@@ -43,28 +46,50 @@ class _KeyRows:
         owned = (key for key in self._tables.keys.values() if key.record.owner == owner)
         return next(owned, None)
 
-    def page(self, wanted: KeyFilter, *, offset: int, limit: int) -> Sequence[Signed[Key]]:
-        return self._matching(wanted)[offset : offset + limit]
+    def aliased(self, instance_id: InstanceId, alias: str) -> KeyId | None:
+        return self._tables.aliases.get((instance_id, alias))
 
-    def count(self, wanted: KeyFilter) -> int:
-        return len(self._matching(wanted))
+    def page(
+        self, wanted: KeyFilter, now: datetime, *, offset: int, limit: int
+    ) -> Sequence[Signed[Key]]:
+        return self._matching(wanted, now)[offset : offset + limit]
+
+    def count(self, wanted: KeyFilter, now: datetime) -> int:
+        return len(self._matching(wanted, now))
 
     def save(self, key: Signed[Key]) -> None:
         record = key.record
         owner = self.owned_by(record.owner) if record.owner else None
         if owner is not None and owner.record.id != record.id:
             raise AlreadyExistsError("the resource owns another key already")
+        aliases = {a: k for a, k in self._tables.aliases.items() if k != record.id}
+        mine = {(record.instance_id, alias): record.id for alias in record.aliases}
+        if aliases.keys() & mine.keys():
+            raise AlreadyExistsError("another key of the instance has that alias")
+        self._tables.aliases = aliases | mine
         self._tables.keys[record.id] = key
         self._tables.changed[record.id] = self._tables.bump()
         for version in record.versions:
             self._tables.uses.setdefault(version.id, 0)
 
-    def _matching(self, wanted: KeyFilter) -> list[Signed[Key]]:
+    def receipt(self, receipt_id: bytes) -> Receipt | None:
+        return self._tables.receipts.get(receipt_id)
+
+    def save_receipt(self, receipt: Receipt) -> None:
+        oldest = receipt.created_at - RECEIPT_AGE
+        kept = {r.id: r for r in self._tables.receipts.values() if r.created_at >= oldest}
+        self._tables.receipts = {**kept, receipt.id: receipt}
+
+    def _matching(self, wanted: KeyFilter, now: datetime) -> list[Signed[Key]]:
+        states = wanted.states
+        if states is None:
+            states = frozenset(s for s in KeyState if wanted.deleted or s is not KeyState.DESTROYED)
         return [
             key
             for _, key in sorted(self._tables.keys.items())
             if wanted.instance_id in (None, key.record.instance_id)
-            and (wanted.deleted or key.record.state is not KeyState.DESTROYED)
+            and wanted.kind in (None, key.record.kind)
+            and key.record.state_at(now) in states
         ]
 
 

@@ -71,7 +71,7 @@ def create(
 
     Without --instance the key goes into the first instance, which init has made.
     """
-    from keycore.service.keys import NewKey  # noqa: PLC0415
+    from keycore.service.creation import NewKey  # noqa: PLC0415
 
     expires_at = parse_expiry(expires)
     material = read_material(import_file)
@@ -192,7 +192,7 @@ def _newest(core: Core, key_id: KeyId) -> Key:
 
 def _pages(run: Invocation, core: Core, wanted: KeyFilter) -> Iterator[Key]:
     offset = 0
-    while page := core.keys.page(run.caller, wanted, offset=offset, limit=_PAGE):
+    while page := core.keys.page(run.caller, wanted, offset=offset, limit=_PAGE).keys:
         yield from page
         offset += len(page)
         if len(page) < _PAGE:

@@ -1,4 +1,4 @@
-"""Rows to domain values and back; the SQL of each table in one place.
+"""Rows of providers, nodes and instances to domain values and back, and the tools for it.
 
 A row that cannot be read as a domain value was changed by somebody else, and is
 reported exactly like one whose MAC is wrong.
@@ -15,9 +15,7 @@ from sqlalchemy import (
     Connection,
     Row,
     Table,
-    bindparam,
     delete,
-    func,
     insert,
     select,
     update,
@@ -27,10 +25,9 @@ from sqlalchemy.exc import IntegrityError as DuplicateError
 from keycore.adapters import sql_tables as t
 from keycore.domain.ids import ActivationId, InstanceId, KeyId, VersionId
 from keycore.domain.instances import Installation, Instance
-from keycore.domain.keys import Key, KeyKind, KeyState, KeyVersion, VersionState
 from keycore.domain.providers import Activation, ActivationState, Node, Provider
 from keycore.errors import AlreadyExistsError, IntegrityError
-from keycore.ports import KeyFilter, Signed, SignedT
+from keycore.ports import Signed, SignedT
 
 Values = Mapping[str, Any]
 
@@ -41,7 +38,12 @@ def signature_of(signed: Signed[SignedT]) -> dict[str, Any]:
 
 
 @contextmanager
-def _read_as(kind: str, record_id: str) -> Iterator[None]:
+def read_as(kind: str, record_id: str) -> Iterator[None]:
+    """Report a row that is no record of ours.
+
+    Raises:
+        IntegrityError: a column holds what we never write.
+    """
     try:
         yield
     except (ValueError, TypeError, OverflowError):
@@ -54,156 +56,6 @@ def upsert(connection: Connection, table: Table, identity: Values, values: Value
     changed = connection.execute(update(table).where(*matches).values(**values))
     if changed.rowcount == 0:
         connection.execute(insert(table).values(**identity, **values))
-
-
-class SqlKeyRows:
-    """The key rows of one transaction."""
-
-    def __init__(self, connection: Connection) -> None:
-        """Use the connection of the transaction."""
-        self._connection = connection
-
-    def get(self, key_id: KeyId) -> Signed[Key] | None:
-        """Return the key with its versions, or ``None``."""
-        return self._one(t.keys.c.id == key_id)
-
-    def owned_by(self, owner: str) -> Signed[Key] | None:
-        """Return the key that the resource owns, or ``None``."""
-        return self._one(t.keys.c.owner == owner)
-
-    def page(self, wanted: KeyFilter, *, offset: int, limit: int) -> Sequence[Signed[Key]]:
-        """Return one page, sorted by id, with two statements whatever its size."""
-        rows = self._connection.execute(
-            select(t.keys)
-            .where(*_matching(wanted))
-            .order_by(t.keys.c.id)
-            .offset(offset)
-            .limit(limit)
-        ).all()
-        return self._with_versions(rows)
-
-    def count(self, wanted: KeyFilter) -> int:
-        """Return the number of matching keys."""
-        counted = select(func.count()).select_from(t.keys).where(*_matching(wanted))
-        return self._connection.execute(counted).scalar_one()
-
-    def save(self, key: Signed[Key]) -> None:
-        """Insert or replace the key and its versions.
-
-        Raises:
-            AlreadyExistsError: another key has the same owner.
-        """
-        record = key.record
-        try:
-            upsert(
-                self._connection,
-                t.keys,
-                {"id": record.id},
-                _key_values(record) | signature_of(key) | {"changed": bump(self._connection)},
-            )
-        except DuplicateError:
-            raise AlreadyExistsError("the resource owns another key already") from None
-        for version in record.versions:
-            upsert(
-                self._connection,
-                t.key_versions,
-                {"id": version.id},
-                {
-                    "key_id": record.id,
-                    "number": version.number,
-                    "state": version.state.value,
-                    "created_at": version.created_at,
-                    "wrapped": version.wrapped,
-                },
-            )
-
-    def _one(self, condition: ColumnElement[bool]) -> Signed[Key] | None:
-        rows = self._connection.execute(select(t.keys).where(condition)).all()
-        return next(iter(self._with_versions(rows)), None)
-
-    def _with_versions(self, rows: Sequence[Row[Any]]) -> list[Signed[Key]]:
-        ids = [row.id for row in rows]
-        versions: dict[str, list[Row[Any]]] = {key_id: [] for key_id in ids}
-        for chunk in _chunks(ids):
-            found = self._connection.execute(_VERSIONS, {"ids": chunk})
-            for version in found:
-                versions[version.key_id].append(version)
-        return [_key(row, versions[row.id]) for row in rows]
-
-
-_VERSIONS = (
-    select(t.key_versions)
-    .where(t.key_versions.c.key_id.in_(bindparam("ids", expanding=True)))
-    .order_by(t.key_versions.c.number)
-)
-
-_PARAMETERS_MAX = 500
-"""Values in one IN list; SQLite's own bound was 999 for long."""
-
-
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), _PARAMETERS_MAX):
-        yield ids[start : start + _PARAMETERS_MAX]
-
-
-def _matching(wanted: KeyFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if wanted.instance_id is not None:
-        conditions.append(t.keys.c.instance_id == wanted.instance_id)
-    if not wanted.deleted:
-        conditions.append(t.keys.c.state != int(KeyState.DESTROYED))
-    return conditions
-
-
-def _key_values(key: Key) -> dict[str, Any]:
-    return {
-        "instance_id": key.instance_id,
-        "name": key.name,
-        "description": key.description,
-        "kind": key.kind.value,
-        "state": int(key.state),
-        "imported": key.imported,
-        "bit_length": key.bit_length,
-        "created_at": key.created_at,
-        "created_by": key.created_by,
-        "updated_at": key.updated_at,
-        "expires_at": key.expires_at,
-        "deleted_at": key.deleted_at,
-        "owner": key.owner,
-        "rotation_marker": key.rotation_marker,
-    }
-
-
-def _key(row: Row[Any], versions: Iterable[Row[Any]]) -> Signed[Key]:
-    with _read_as("key", row.id):
-        record = Key(
-            id=KeyId(row.id),
-            instance_id=InstanceId(row.instance_id),
-            name=row.name,
-            description=row.description,
-            kind=KeyKind(row.kind),
-            state=KeyState(row.state),
-            imported=row.imported,
-            bit_length=row.bit_length,
-            created_at=row.created_at,
-            created_by=row.created_by,
-            updated_at=row.updated_at,
-            expires_at=row.expires_at,
-            deleted_at=row.deleted_at,
-            owner=row.owner,
-            rotation_marker=row.rotation_marker,
-            versions=tuple(
-                KeyVersion(
-                    id=VersionId(version.id),
-                    number=version.number,
-                    state=VersionState(version.state),
-                    created_at=version.created_at,
-                    wrapped=version.wrapped,
-                )
-                for version in versions
-            ),
-        )
-        return Signed(record, row.record_format, row.mac)
 
 
 class SqlProviderRows:
@@ -294,7 +146,7 @@ class SqlProviderRows:
 
 
 def _provider(row: Row[Any], ledger: Iterable[Row[Any]]) -> Signed[Provider]:
-    with _read_as("provider", row.name):
+    with read_as("provider", row.name):
         record = Provider(
             name=row.name,
             key_id=KeyId(row.key_id),
@@ -316,7 +168,7 @@ def _provider(row: Row[Any], ledger: Iterable[Row[Any]]) -> Signed[Provider]:
 
 
 def _node(row: Row[Any]) -> Signed[Node]:
-    with _read_as("node", f"{row.provider}/{row.name}"):
+    with read_as("node", f"{row.provider}/{row.name}"):
         record = Node(row.provider, row.name, row.loaded, row.registered_at, row.seen_at)
         return Signed(record, row.record_format, row.mac)
 
@@ -371,7 +223,7 @@ class SqlInstanceRows:
         row = self._connection.execute(select(t.installations)).one_or_none()
         if row is None:
             return None
-        with _read_as("installation", row.id):
+        with read_as("installation", row.id):
             record = Installation(row.id, row.token_label, row.token_serial, row.created_at)
             return Signed(record, row.record_format, row.mac)
 
@@ -396,7 +248,7 @@ class SqlInstanceRows:
 
 
 def _instance(row: Row[Any]) -> Signed[Instance]:
-    with _read_as("instance", row.id):
+    with read_as("instance", row.id):
         record = Instance(InstanceId(row.id), row.name, row.namespace, row.created_at)
         return Signed(record, row.record_format, row.mac)
 

@@ -13,7 +13,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, select, te
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from keycore.adapters import sql_tables as t
-from keycore.adapters.sql_rows import SqlInstanceRows, SqlKeyRows, SqlProviderRows
+from keycore.adapters.sql_key_rows import SqlKeyRows
+from keycore.adapters.sql_rows import SqlInstanceRows, SqlProviderRows
 from keycore.domain.ids import KeyId, VersionId
 from keycore.errors import StoreSetupError, StoreUnavailableError
 from keycore.ports import Changes
@@ -46,13 +47,18 @@ class SqlStore:
     def open(cls, path: Path) -> SqlStore:
         """Open the store of an installation, and scrub what a killed deletion left.
 
+        A store of an earlier release gets this release's schema; its records stay as
+        they are signed.
+
         Raises:
-            StoreSetupError: the file is no store, or of another release's schema.
+            StoreSetupError: the file is no store, or of a later release's schema.
             StoreUnavailableError: it did not answer.
         """
         engine = _engine(path)
         try:
             revision = _revision(engine)
+            if revision in t.EARLIER_REVISIONS:
+                revision = _upgraded(engine)
         except StoreUnavailableError:
             engine.dispose()
             raise
@@ -76,12 +82,8 @@ class SqlStore:
         Raises:
             StoreUnavailableError: it cannot be made or did not answer.
         """
-        # Alembic takes long to import and is needed nowhere else.
-        from keycore.adapters.migrations import upgrade  # noqa: PLC0415
-
         engine = _engine(path)
-        with _store_errors(), engine.begin() as connection:
-            upgrade(connection)
+        _upgraded(engine)
         path.chmod(0o600)
         return cls(engine)
 
@@ -264,6 +266,21 @@ def _revision(engine: Engine) -> str | None:
         if known is None:
             return None
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _upgraded(engine: Engine) -> str:
+    """Bring the schema to this release's; of two processes at once, the second finds it done."""
+    # Alembic takes long to import and is needed nowhere else.
+    from keycore.adapters.migrations import upgrade  # noqa: PLC0415
+
+    options = {_WRITES: True}
+    with (
+        _store_errors(),
+        engine.connect().execution_options(**options) as connection,
+        connection.begin(),
+    ):
+        upgrade(connection)
+    return t.SCHEMA_REVISION
 
 
 @contextmanager

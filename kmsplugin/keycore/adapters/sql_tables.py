@@ -15,11 +15,13 @@ from sqlalchemy import (
     Column,
     Dialect,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
+    Text,
     TypeDecorator,
     UniqueConstraint,
 )
@@ -27,8 +29,11 @@ from sqlalchemy import (
 from keycore.domain.framing import from_microseconds, to_microseconds
 from keycore.errors import IntegrityError
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """The migration that this release needs; ``migrations/versions`` ends with it."""
+
+EARLIER_REVISIONS = frozenset({"0001"})
+"""Migrations of earlier releases, which opening the store brings up to date."""
 
 metadata = MetaData()
 
@@ -94,7 +99,7 @@ keys = Table(
     "keys",
     metadata,
     Column("id", String(36), primary_key=True),
-    Column("instance_id", String(36), ForeignKey("instances.id"), nullable=False, index=True),
+    Column("instance_id", String(36), ForeignKey("instances.id"), nullable=False),
     Column("name", String(90), nullable=False),
     Column("description", String(240)),
     Column("kind", String(16), nullable=False),
@@ -102,14 +107,36 @@ keys = Table(
     Column("imported", Boolean, nullable=False),
     Column("bit_length", Integer, nullable=False),
     Column("created_at", Microseconds, nullable=False),
-    Column("created_by", String(255), nullable=False),
+    Column("created_by", String(320), nullable=False),
     Column("updated_at", Microseconds, nullable=False),
     Column("expires_at", Microseconds),
     Column("deleted_at", Microseconds),
     Column("owner", String(255), unique=True),
     Column("rotation_marker", String(255)),
+    Column("aliases", Text),
+    Column("tags", Text),
+    Column("deleted_by", String(320)),
     Column("changed", BigInteger, nullable=False, index=True),
     *_signature(),
+    Index("ix_keys_instance_id_id", "instance_id", "id"),
+)
+
+key_aliases = Table(
+    "key_aliases",
+    metadata,
+    Column("instance_id", String(36), ForeignKey("instances.id"), primary_key=True),
+    Column("alias", String(90), primary_key=True),
+    Column("key_id", String(36), ForeignKey("keys.id"), nullable=False, index=True),
+)
+"""Finds keys by alias and keeps aliases unique. The signed list is in ``keys.aliases``."""
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("id", LargeBinary(32), primary_key=True),
+    Column("key_id", String(36), ForeignKey("keys.id"), nullable=False),
+    Column("mac", LargeBinary, nullable=False),
+    Column("created_at", Microseconds, nullable=False, index=True),
 )
 
 key_versions = Table(

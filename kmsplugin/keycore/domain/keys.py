@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, IntEnum, StrEnum
 
-from keycore.domain.ids import InstanceId, KeyId, VersionId
+from keycore.domain.ids import InstanceId, KeyId, VersionId, is_uuid
 from keycore.errors import (
     InvalidRequestError,
     KeyDeletedError,
@@ -23,6 +24,20 @@ DESCRIPTION_CHARACTERS = range(2, 241)
 
 MATERIAL_BITS = (256, 384, 512)
 """Sizes of imported key material that the seed allows."""
+
+SHORT_MATERIAL_BITS = (128, 192)
+"""Sizes that the seed forbids and Key Protect allows; allowed by a setting."""
+
+ALIASES_MAX = 5
+"""Aliases of one key (``rest-contract`` 1.2)."""
+
+TAGS_MAX = 30
+"""Tags of one key (``rest-contract`` 1.2)."""
+
+TAG_CHARACTERS = range(1, 129)
+"""Allowed lengths of a tag, in Unicode code points."""
+
+_ALIAS = re.compile(r"[A-Za-z0-9_-]{2,90}")
 
 ROOT_KEY_BYTES = 32
 """Every root key is an AES-256 key inside the HSM, whatever length was imported."""
@@ -106,6 +121,9 @@ class Key:
         owner: the Kubernetes resource that manages the key, ``None`` for nobody.
         rotation_marker: the last rotation request that was carried out for the owner.
         versions: in order of their number, never empty.
+        aliases: further names, each unique within the instance.
+        tags: texts that mean nothing to keyplane.
+        deleted_by: who deleted it, as ``created_by`` names who made it.
     """
 
     id: KeyId
@@ -124,6 +142,9 @@ class Key:
     owner: str | None
     rotation_marker: str | None
     versions: tuple[KeyVersion, ...]
+    aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    deleted_by: str | None = None
 
     def state_at(self, now: datetime) -> KeyState:
         """Return the state that callers see at ``now``.
@@ -200,10 +221,18 @@ def with_pending_activated(key: Key, now: datetime) -> Key:
     return replace(key, versions=versions, updated_at=now)
 
 
-def destroyed(key: Key, now: datetime) -> Key:
-    """Return the tombstone of ``key``: every version without its material."""
+def destroyed(key: Key, now: datetime, *, by: str) -> Key:
+    """Return the tombstone of ``key``: versions without material, and its aliases set free."""
     versions = tuple(replace(v, state=VersionState.DESTROYED, wrapped=None) for v in key.versions)
-    return replace(key, state=KeyState.DESTROYED, versions=versions, updated_at=now, deleted_at=now)
+    return replace(
+        key,
+        state=KeyState.DESTROYED,
+        versions=versions,
+        aliases=(),
+        updated_at=now,
+        deleted_at=now,
+        deleted_by=by,
+    )
 
 
 def _retire_active(versions: tuple[KeyVersion, ...]) -> tuple[KeyVersion, ...]:
@@ -246,17 +275,54 @@ def check_expiry(expires_at: datetime | None, now: datetime) -> datetime | None:
     return expires_at
 
 
-def check_material(material: bytes) -> bytes:
-    """Return imported key material if its size is 256, 384 or 512 bits.
+def check_material(material: bytes, *, sizes: Sequence[int] = MATERIAL_BITS) -> bytes:
+    """Return imported key material if its length is one of ``sizes``, in bits.
 
     Raises:
-        InvalidRequestError: it has another size.
+        InvalidRequestError: it has another length.
     """
-    if len(material) * 8 not in MATERIAL_BITS:
+    if len(material) * 8 not in sizes:
+        allowed = ", ".join(map(str, sizes[:-1]))
         raise InvalidRequestError(
-            "the key material must be 256, 384 or 512 bits long", field="payload"
+            f"the key material must be {allowed} or {sizes[-1]} bits long", field="payload"
         )
     return material
+
+
+def check_aliases(aliases: Sequence[str]) -> tuple[str, ...]:
+    """Return up to 5 different aliases of 2 to 90 letters, digits, ``-`` and ``_``.
+
+    Raises:
+        InvalidRequestError: too many, one twice, or one that has another form or
+            that of a key id.
+    """
+    if len(aliases) > ALIASES_MAX or len(set(aliases)) != len(aliases):
+        raise InvalidRequestError(
+            f"a key may have up to {ALIASES_MAX} different aliases", field="aliases"
+        )
+    for alias in aliases:
+        if not is_alias(alias):
+            raise InvalidRequestError(
+                "an alias has 2 to 90 characters A-Z, a-z, 0-9, '-' and '_', and is no UUID",
+                field="aliases",
+            )
+    return tuple(aliases)
+
+
+def is_alias(text: str) -> bool:
+    """Tell whether ``text`` has the form of an alias, which is never that of a key id."""
+    return _ALIAS.fullmatch(text) is not None and not is_uuid(text)
+
+
+def check_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Return up to 30 printable texts of 1 to 128 characters.
+
+    Raises:
+        InvalidRequestError: there are more, or one has another form.
+    """
+    if len(tags) > TAGS_MAX:
+        raise InvalidRequestError(f"a key may have up to {TAGS_MAX} tags", field="tags")
+    return tuple(_check_text(tag, TAG_CHARACTERS, field="tags") for tag in tags)
 
 
 def _check_text(text: str, lengths: range, *, field: str) -> str:

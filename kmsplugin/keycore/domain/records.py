@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar, assert_never
 
-from keycore.domain.framing import encode_fields
+from keycore.domain.framing import Field, encode_fields
 from keycore.domain.instances import Installation, Instance
 from keycore.domain.keys import Key, KeyVersion
 from keycore.domain.providers import Activation, Node, Provider
@@ -19,12 +19,16 @@ from keycore.domain.providers import Activation, Node, Provider
 Record = Key | Provider | Node | Instance | Installation
 RecordT = TypeVar("RecordT", Key, Provider, Node, Instance, Installation)
 
-NEWEST_FORMAT = 1
+NEWEST_FORMAT = 2
 """The format that new signatures are made with."""
 
 
 def signed_bytes(record: Record, record_format: int) -> bytes | None:
-    """Return the bytes that the record MAC covers, or ``None`` for an unknown format."""
+    """Return the bytes that the record MAC covers, or ``None`` for an unknown format.
+
+    Raises:
+        ValueError: the record holds what that format does not cover.
+    """
     encoders = _ENCODERS.get(record_format)
     return None if encoders is None else encoders(record)
 
@@ -66,27 +70,47 @@ def _encode_1(record: Record) -> bytes:
             assert_never(record)
 
 
+def _encode_2(record: Record) -> bytes:
+    match record:
+        case Key():
+            return encode_fields(
+                (
+                    "keyplane/record/key/2",
+                    *_key_fields_1(record),
+                    encode_fields(record.aliases),
+                    encode_fields(record.tags),
+                    record.deleted_by,
+                )
+            )
+        case _:
+            # Only keys have changed since format 1.
+            return _encode_1(record)
+
+
 def _encode_key_1(key: Key) -> bytes:
-    return encode_fields(
-        (
-            "keyplane/record/key/1",
-            key.instance_id,
-            key.id,
-            key.name,
-            key.description,
-            key.kind.value,
-            int(key.state),
-            key.imported,
-            key.bit_length,
-            key.created_at,
-            key.created_by,
-            key.updated_at,
-            key.expires_at,
-            key.deleted_at,
-            key.owner,
-            key.rotation_marker,
-            *(_encode_version_1(version) for version in key.versions),
-        )
+    if key.aliases or key.tags or key.deleted_by:
+        raise ValueError("format 1 does not cover what this key holds")
+    return encode_fields(("keyplane/record/key/1", *_key_fields_1(key)))
+
+
+def _key_fields_1(key: Key) -> tuple[Field, ...]:
+    return (
+        key.instance_id,
+        key.id,
+        key.name,
+        key.description,
+        key.kind.value,
+        int(key.state),
+        key.imported,
+        key.bit_length,
+        key.created_at,
+        key.created_by,
+        key.updated_at,
+        key.expires_at,
+        key.deleted_at,
+        key.owner,
+        key.rotation_marker,
+        *(_encode_version_1(version) for version in key.versions),
     )
 
 
@@ -122,4 +146,4 @@ def _encode_activation_1(activation: Activation) -> bytes:
     )
 
 
-_ENCODERS: dict[int, Callable[[Record], bytes]] = {1: _encode_1}
+_ENCODERS: dict[int, Callable[[Record], bytes]] = {1: _encode_1, 2: _encode_2}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from keycore.domain.ids import VersionId
-from keycore.errors import KeyplaneError
+from keycore.errors import KeyplaneError, UnauthenticatedError
 from keycore.ports import AuditEvent, AuditLog, Clock
 
 
@@ -65,6 +65,24 @@ class Auditor:
             self.record(caller, operation, "internal_error", decision.details)
             raise
         self.record(caller, operation, "ok", decision.details)
+
+    @contextmanager
+    def refusals(
+        self, caller: Caller, operation: str, **facts: str | int | None
+    ) -> Iterator[Decision]:
+        """Record a domain error that a face raises before any use case has been called.
+
+        Use cases record themselves, so nothing is recorded when the block succeeds.
+        """
+        decision = Decision()
+        decision.note(**facts)
+        try:
+            yield decision
+        except KeyplaneError as error:
+            reason = error.reason if isinstance(error, UnauthenticatedError) else None
+            decision.note(reason=reason)
+            self.record(caller, operation, error.code, decision.details)
+            raise
 
     def warn_half_used(self, version_id: VersionId, used: int) -> None:
         """Record that a key version has made half of the ciphertexts that it may make."""

@@ -60,6 +60,10 @@ class UseBudget:
                 self._left[version_id] = self._reserve(version_id)
             self._left[version_id] -= 1
 
+    def has(self, version_id: VersionId) -> bool:
+        """Tell whether the next :meth:`take` would have no need of the store."""
+        return bool(self._left.get(version_id))
+
     def prepare(self, version_id: VersionId) -> None:
         """Keep at least half a block in hand, so that a later :meth:`take` needs no store.
 
@@ -92,6 +96,10 @@ class EnvelopeCipher:
         """Use ``root_keys`` for the cryptography and ``budget`` for the count."""
         self._root_keys = root_keys
         self._budget = budget
+
+    def can_encrypt(self, version_id: VersionId) -> bool:
+        """Tell whether the next :meth:`encrypt` would have no need of the store."""
+        return self._budget.has(version_id)
 
     def encrypt(
         self, face: Face, key: Key, version: KeyVersion, plaintext: bytes, aad: Sequence[bytes]

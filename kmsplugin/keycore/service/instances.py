@@ -22,6 +22,7 @@ class InstanceService:
         self._records = records
         self._auditor = auditor
         self._clock = clock
+        self._seen: set[InstanceId] = set()
 
     def create(
         self,
@@ -54,6 +55,19 @@ class InstanceService:
                 if unit.find_instance(chosen) is not None:
                     raise AlreadyExistsError(f"instance {chosen} exists already")
                 return self._save_new(unit, chosen, name, namespace)
+
+    def ensure_exists(self, instance_id: InstanceId) -> None:
+        """Check that there is such an instance; instances are never removed, so one look is enough.
+
+        Raises:
+            InstanceNotFoundError: there is none.
+            IntegrityError: its record was changed.
+            StoreUnavailableError: it was not seen before and the store did not answer.
+        """
+        if instance_id not in self._seen:
+            with self._records.reading() as unit:
+                unit.instance(instance_id)
+            self._seen.add(instance_id)
 
     def all(self) -> list[Instance]:
         """Return every instance, sorted by id.

@@ -45,6 +45,7 @@ class KeyCache:
         self._capacity = capacity
         self._keys: OrderedDict[KeyId, Key] = OrderedDict()
         self._dropped: list[VersionId] = []
+        self._drops = 0
         self._sequence = 0
         self._refreshed_at = float("-inf")
         self._lock = threading.RLock()
@@ -57,14 +58,22 @@ class KeyCache:
             IntegrityError: its record was changed.
             StoreUnavailableError: the bound has passed and the store does not answer.
         """
+        if not self._is_fresh():
+            self.refresh()
         with self._lock:
-            if self._clock.monotonic() - self._refreshed_at > MAX_AGE_SECONDS:
-                self.refresh()
-            key = self._keys.get(key_id) or self._load(key_id)
-            self._keys.move_to_end(key_id)
+            key = self._keys.get(key_id)
+            if key is not None:
+                self._keys.move_to_end(key_id)
+        if key is None:
+            key = self._load(key_id)
         if within not in (None, key.instance_id):
             raise KeyNotFoundError(key_id)
         return key
+
+    def peek(self, key_id: KeyId) -> Key | None:
+        """Return a key if :meth:`key` would do so without the store, otherwise ``None``."""
+        with self._lock:
+            return self._keys.get(key_id) if self._is_fresh() else None
 
     def refresh(self) -> None:
         """Drop every key that any process has written since the last call.
@@ -77,17 +86,21 @@ class KeyCache:
             # copy back; by now it has ended.
             self._root_keys.forget(self._dropped)
             self._dropped.clear()
-            # The age counts from before the read, so it is never understated.
-            started = self._clock.monotonic()
-            changes = self._store.changes_since(self._sequence)
+            sequence = self._sequence
+        # The age counts from before the read, so it is never understated. No lock is
+        # held meanwhile: a slow store must not stop those who need no look at it.
+        started = self._clock.monotonic()
+        changes = self._store.changes_since(sequence)
+        with self._lock:
             for key_id in changes.key_ids:
                 self.drop(key_id)
-            self._sequence = changes.sequence
-            self._refreshed_at = started
+            self._sequence = max(self._sequence, changes.sequence)
+            self._refreshed_at = max(self._refreshed_at, started)
 
     def drop(self, key_id: KeyId) -> None:
         """Forget one key here and its working copies in the token."""
         with self._lock:
+            self._drops += 1
             key = self._keys.pop(key_id, None)
             if key is None:
                 return
@@ -95,11 +108,22 @@ class KeyCache:
             self._dropped += version_ids
         self._root_keys.forget(version_ids)
 
+    def _is_fresh(self) -> bool:
+        return self._clock.monotonic() - self._refreshed_at <= MAX_AGE_SECONDS
+
     def _load(self, key_id: KeyId) -> Key:
+        with self._lock:
+            before = self._drops
         with self._records.reading() as unit:
             key = unit.key(key_id)
-        self._keys[key_id] = key
-        while len(self._keys) > self._capacity:
-            # Nobody would tell the token later that a key unknown here was deleted.
-            self.drop(next(iter(self._keys)))
+        with self._lock:
+            if self._drops == before:
+                self._keys[key_id] = key
+            else:
+                # What was dropped meanwhile may have been this key, read before its
+                # change. It serves this one call, and the next look forgets it.
+                self._dropped += [version.id for version in key.versions]
+            while len(self._keys) > self._capacity:
+                # Nobody would tell the token later that a key unknown here was deleted.
+                self.drop(next(iter(self._keys)))
         return key

@@ -4,69 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from cryptography.hazmat.primitives.hashes import SHA512
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-from keycore.domain.framing import encode_fields
-from keycore.domain.ids import InstanceId, KeyId, new_uuid
+from keycore.domain.ids import InstanceId, KeyId
 from keycore.domain.keys import (
-    ROOT_KEY_BYTES,
     Key,
-    KeyKind,
     KeyState,
     Operation,
+    check_aliases,
     check_description,
     check_expiry,
-    check_material,
     check_name,
     destroyed,
     ensure_allowed,
 )
 from keycore.errors import (
     InvalidRequestError,
-    KeyDeletedError,
-    KeyInUseError,
     KeyOwnedError,
     PayloadRequiredError,
     StoreUnavailableError,
 )
-from keycore.ports import Clock, KeyFilter, Store, Token
+from keycore.ports import Clock, RootKeys, Store
 from keycore.service import rotation
 from keycore.service.caller import Auditor, Caller, Decision
-from keycore.service.cipher import usable
+from keycore.service.creation import KeyMaker, NewKey, encode_request, receipt_id
 from keycore.service.key_cache import KeyCache
+from keycore.service.key_reading import KeyReader, OpenedKey, ensure_live, ensure_unused
 from keycore.service.records import Records, Unit
-
-FOLD_LABEL = b"keyplane/import/fold/1"
-"""HKDF info that turns 384 or 512 imported bits into an AES-256 key (RFC 5869)."""
-
-PAGE_MAX = 5000
-"""Keys in one page at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """What a caller wants of a key that does not exist yet.
-
-    Attributes:
-        name: 2..90 printable characters, not unique.
-        description: 2..240 printable characters, or ``None``.
-        material: 32, 48 or 64 bytes to import; ``None`` generates the key in the token.
-        owner: the Kubernetes resource that will manage it; creating a second key for
-            the same owner returns the first, so a create can be repeated safely.
-        rotation_marker: the owner's rotation request that counts as carried out.
-    """
-
-    name: str
-    kind: KeyKind = KeyKind.ROOT
-    description: str | None = None
-    expires_at: datetime | None = None
-    material: bytes | None = field(default=None, repr=False)
-    owner: str | None = None
-    rotation_marker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,126 +43,66 @@ class Edits:
     expires_at: datetime | None = None
 
 
-class KeyService:
+class KeyService(KeyReader):
     """Use cases on keys. ``within`` is the caller's instance, ``None`` an administrator's view."""
 
     def __init__(
         self,
         records: Records,
         store: Store,
-        token: Token,
+        *,
+        maker: KeyMaker,
+        root_keys: RootKeys,
         cache: KeyCache,
         auditor: Auditor,
         clock: Clock,
     ) -> None:
-        """Keep keys in ``records`` and their working copies in ``token``."""
-        self._records = records
-        self._store = store
-        self._token = token
+        """Keep keys in ``records``, made by ``maker``, with working copies in ``root_keys``."""
+        super().__init__(records, store, maker=maker, auditor=auditor, clock=clock)
+        self._root_keys = root_keys
         self._cache = cache
-        self._auditor = auditor
-        self._clock = clock
 
-    def create(self, caller: Caller, instance_id: InstanceId, wanted: NewKey) -> Key:
+    def create(
+        self,
+        caller: Caller,
+        instance_id: InstanceId,
+        wanted: NewKey,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Key:
         """Generate or import a key, active at once.
 
+        Args:
+            caller: for the audit line.
+            instance_id: where it will live.
+            wanted: what it will be.
+            idempotency_key: 1..255 visible ASCII characters; the same request of the
+                same caller under the same one returns the key that the first made.
+
         Raises:
-            InvalidRequestError: a field of ``wanted`` is out of bounds.
+            InvalidRequestError: a field is out of bounds.
             InstanceNotFoundError: no such instance.
-            KeyDeletedError: the owner's key existed and was deleted.
+            AlreadyExistsError: another key of the instance has one of the aliases.
+            IdempotencyKeyReusedError: the idempotency key named another request.
+            KeyDeletedError: the owner's or the first request's key was deleted.
             KeyOwnedError: the owner's key lies in another instance.
             UnavailableError: token or store did not answer; nothing was made.
         """
-        key_id = KeyId(new_uuid())
-        operation = "key.create" if wanted.material is None else "key.import"
-        with self._auditor.decision(caller, operation, instance=instance_id) as decision:
-            now = self._clock.now()
-            self._check_new(wanted, now)
-            with self._records.writing() as unit:
-                existing = unit.key_owned_by(wanted.owner) if wanted.owner else None
-                if existing is None:
-                    unit.instance(instance_id)
-                    key = self._new_key(key_id, instance_id, wanted, caller.actor, now)
-                    unit.save_key(key)
-                else:
-                    key = _ensure_reusable(existing, instance_id)
-            decision.note(key=key.id, version=key.current.id)
-            return key
+        with self._creation(caller, instance_id, wanted) as decision:
+            return self._create(caller, instance_id, wanted, idempotency_key, decision)
 
-    def get(self, caller: Caller, key_id: KeyId, *, within: InstanceId | None = None) -> Key:
-        """Return a key as the store has it now; a deleted one is its tombstone.
-
-        Raises:
-            KeyNotFoundError: no such key in the instance.
-            IntegrityError: its record was changed.
-            StoreUnavailableError: the store did not answer.
-        """
-        with (
-            self._auditor.decision(caller, "key.get", key=key_id, instance=within),
-            self._records.reading() as unit,
-        ):
-            return unit.key(key_id, within=within)
-
-    def owned_by(self, owner: str) -> Key | None:
-        """Return the key that a resource manages, or ``None``.
-
-        Raises:
-            IntegrityError: its record was changed.
-            StoreUnavailableError: the store did not answer.
-        """
-        with self._records.reading() as unit:
-            return unit.key_owned_by(owner)
-
-    def page(
-        self, caller: Caller, wanted: KeyFilter, *, offset: int = 0, limit: int = 200
-    ) -> list[Key]:
-        """Return up to ``limit`` keys (1..5000) from ``offset`` on, sorted by id.
-
-        Raises:
-            InvalidRequestError: offset or limit out of bounds.
-            IntegrityError: a record was changed.
-            StoreUnavailableError: the store did not answer.
-        """
-        with self._auditor.decision(caller, "key.list", instance=wanted.instance_id):
-            if offset < 0:
-                raise InvalidRequestError("offset must not be negative", field="offset")
-            if not 1 <= limit <= PAGE_MAX:
-                raise InvalidRequestError(f"limit must be 1 to {PAGE_MAX}", field="limit")
-            with self._records.reading() as unit:
-                return unit.keys(wanted, offset=offset, limit=limit)
-
-    def count(self, caller: Caller, wanted: KeyFilter) -> int:
-        """Return the number of keys.
-
-        Raises:
-            StoreUnavailableError: the store did not answer.
-        """
-        with (
-            self._auditor.decision(caller, "key.count", instance=wanted.instance_id),
-            self._records.reading() as unit,
-        ):
-            return unit.count_keys(wanted)
-
-    def payload(self, caller: Caller, key_id: KeyId, *, within: InstanceId | None = None) -> bytes:
-        """Return the material of a standard key, 32..64 bytes, of a suspended one too.
-
-        Raises:
-            InvalidRequestError: the key is a root key, whose material never leaves.
-            KeyNotFoundError: no such key in the instance.
-            KeyDeletedError: it was deleted.
-            IntegrityError: its record was changed.
-            UnavailableError: token or store did not answer.
-        """
-        with (
-            self._auditor.decision(caller, "key.payload", key=key_id, instance=within),
-            self._records.reading() as unit,
-        ):
-            key = _ensure_live(unit.key(key_id, within=within))
-            if key.kind is not KeyKind.STANDARD:
-                raise InvalidRequestError(f"key {key_id} is a root key and is never handed out")
-            return self._token.unseal(
-                usable(key, key.current).blob, _seal_aad(key.instance_id, key.id)
-            )
+    def create_opened(
+        self,
+        caller: Caller,
+        instance_id: InstanceId,
+        wanted: NewKey,
+        *,
+        idempotency_key: str | None = None,
+    ) -> OpenedKey:
+        """Do what :meth:`create` does, and return a standard key with its material."""
+        with self._creation(caller, instance_id, wanted) as decision:
+            key = self._create(caller, instance_id, wanted, idempotency_key, decision)
+            return self._opened(key)
 
     def rotate(
         self,
@@ -234,13 +139,13 @@ class KeyService:
             ensure_allowed(key, Operation.ROTATE, now)
             if marker is not None and key.rotation_marker == marker:
                 return key
-            _check_rotation_material(key, material)
+            self._check_rotation_material(key, material)
             marked = replace(
                 key,
                 rotation_marker=key.rotation_marker if marker is None else marker,
                 bit_length=key.bit_length if material is None else 8 * len(material),
             )
-            rotated = rotation.add_version(unit, marked, self._wrapped(material), now)
+            rotated = rotation.add_version(unit, marked, self._maker.wrapped(material), now)
             newest = rotated.versions[-1]
             decision.note(version=newest.id, number=newest.number, state=newest.state.value)
             return rotated
@@ -275,7 +180,7 @@ class KeyService:
             UnavailableError: token or store did not answer.
         """
         with self._changing(caller, "key.edit", key_id, within) as (unit, key, _):
-            _ensure_live(key)
+            ensure_live(key)
             now = self._clock.now()
             changed = replace(
                 key,
@@ -304,7 +209,7 @@ class KeyService:
             UnavailableError: token or store did not answer.
         """
         with self._changing(caller, "key.adopt", key_id, within) as (unit, key, _):
-            _ensure_live(key)
+            ensure_live(key)
             if key.owner == owner:
                 return key
             if key.owner is not None or unit.key_owned_by(owner) is not None:
@@ -342,14 +247,52 @@ class KeyService:
             UnavailableError: token or store did not answer; nothing was deleted.
         """
         with self._changing(caller, "key.delete", key_id, within) as (unit, key, decision):
-            _ensure_live(key)
-            _ensure_unused(unit, key)
-            tombstone = destroyed(key, self._clock.now())
+            ensure_live(key)
+            ensure_unused(unit, key)
+            tombstone = destroyed(key, self._clock.now(), by=caller.actor)
             unit.save_key(tombstone)
             decision.note(versions=len(key.versions))
-        self._token.forget(version.id for version in key.versions)
+        self._root_keys.forget(version.id for version in key.versions)
         self._scrub()
         return tombstone
+
+    def add_alias(
+        self, caller: Caller, key_id: KeyId, alias: str, *, within: InstanceId | None = None
+    ) -> Key:
+        """Give a key one more alias; one that it has already changes nothing.
+
+        Raises:
+            InvalidRequestError: the alias is malformed, or the key has five.
+            AlreadyExistsError: another key of the instance has it.
+            KeyNotFoundError, KeyDeletedError: no such live key in the instance.
+            StoreUnavailableError: the store did not answer.
+        """
+        with self._changing(caller, "key.add_alias", key_id, within) as (unit, key, decision):
+            decision.note(alias=alias)
+            ensure_live(key)
+            if alias in key.aliases:
+                return key
+            return self._save_aliases(unit, key, check_aliases((*key.aliases, alias)))
+
+    def remove_alias(
+        self, caller: Caller, key_id: KeyId, alias: str, *, within: InstanceId | None = None
+    ) -> Key:
+        """Take an alias from a key; one that it does not have changes nothing.
+
+        Raises:
+            KeyNotFoundError, KeyDeletedError: no such live key in the instance.
+            StoreUnavailableError: the store did not answer.
+        """
+        with self._changing(caller, "key.remove_alias", key_id, within) as (unit, key, decision):
+            decision.note(alias=alias)
+            ensure_live(key)
+            left = tuple(known for known in key.aliases if known != alias)
+            return key if left == key.aliases else self._save_aliases(unit, key, left)
+
+    def _save_aliases(self, unit: Unit, key: Key, aliases: tuple[str, ...]) -> Key:
+        changed = replace(key, aliases=aliases, updated_at=self._clock.now())
+        unit.save_key(changed)
+        return changed
 
     def _scrub(self) -> None:
         try:
@@ -378,86 +321,67 @@ class KeyService:
         state: KeyState,
     ) -> Key:
         with self._changing(caller, operation, key_id, within) as (unit, key, _):
-            _ensure_live(key)
+            ensure_live(key)
             if state is KeyState.SUSPENDED:
-                _ensure_unused(unit, key)
+                ensure_unused(unit, key)
             if key.state is state:
                 return key
             changed = replace(key, state=state, updated_at=self._clock.now())
             unit.save_key(changed)
             return changed
 
-    def _check_new(self, wanted: NewKey, now: datetime) -> None:
-        check_name(wanted.name)
-        check_description(wanted.description)
-        check_expiry(wanted.expires_at, now)
-        if wanted.material is not None:
-            check_material(wanted.material)
+    @contextmanager
+    def _creation(
+        self, caller: Caller, instance_id: InstanceId, wanted: NewKey
+    ) -> Iterator[Decision]:
+        operation = "key.create" if wanted.material is None else "key.import"
+        with self._auditor.decision(caller, operation, instance=instance_id) as decision:
+            yield decision
 
-    def _new_key(
-        self, key_id: KeyId, instance_id: InstanceId, wanted: NewKey, actor: str, now: datetime
+    def _create(
+        self,
+        caller: Caller,
+        instance_id: InstanceId,
+        wanted: NewKey,
+        idempotency_key: str | None,
+        decision: Decision,
     ) -> Key:
-        protected = self._protected(key_id, instance_id, wanted)
-        return Key(
-            id=key_id,
-            instance_id=instance_id,
-            name=wanted.name,
-            description=wanted.description,
-            kind=wanted.kind,
-            state=KeyState.ACTIVE,
-            imported=wanted.material is not None,
-            bit_length=8 * len(wanted.material or bytes(ROOT_KEY_BYTES)),
-            created_at=now,
-            created_by=actor,
-            updated_at=now,
-            expires_at=wanted.expires_at,
-            deleted_at=None,
-            owner=wanted.owner,
-            rotation_marker=wanted.rotation_marker,
-            versions=(rotation.first_version(protected, now),),
+        now = self._clock.now()
+        self._maker.check(wanted, now)
+        receipt = (
+            None if idempotency_key is None else receipt_id(caller, instance_id, idempotency_key)
         )
+        with self._records.writing() as unit:
+            key = self._made_before(unit, instance_id, wanted, receipt)
+            if key is None:
+                unit.instance(instance_id)
+                key = self._maker.make(instance_id, wanted, by=caller.actor, now=now)
+                unit.save_key(key)
+                if receipt is not None:
+                    unit.save_receipt(receipt, encode_request(wanted), key)
+            else:
+                decision.note(repeated=1)
+        decision.note(key=key.id, version=key.current.id)
+        return key
 
-    def _protected(self, key_id: KeyId, instance_id: InstanceId, wanted: NewKey) -> bytes:
-        """Return what the store may hold of a new key: wrapped or sealed material."""
-        if wanted.kind is KeyKind.ROOT:
-            return self._wrapped(wanted.material)
-        payload = wanted.material or self._token.random_bytes(ROOT_KEY_BYTES)
-        return self._token.seal(payload, _seal_aad(instance_id, key_id))
+    def _made_before(
+        self, unit: Unit, instance_id: InstanceId, wanted: NewKey, receipt: bytes | None
+    ) -> Key | None:
+        """Return the key that the same owner or the same request has already."""
+        existing = unit.key_owned_by(wanted.owner) if wanted.owner else None
+        if existing is None and receipt is not None:
+            existing = unit.key_made_before(receipt, encode_request(wanted))
+        return None if existing is None else _ensure_reusable(existing, instance_id)
 
-    def _wrapped(self, material: bytes | None) -> bytes:
-        """Return a new root key version, wrapped: generated, or from imported material."""
-        if material is None:
-            return self._token.generate_key()
-        return self._token.import_key(fold_to_aes_256(material))
-
-
-def fold_to_aes_256(material: bytes) -> bytes:
-    """Return 32 bytes for a root key: 256 bits as they are, 384 and 512 bits by HKDF.
-
-    No AES key has 384 or 512 bits, so these go through HKDF-SHA-512 (RFC 5869)
-    without salt and with :data:`FOLD_LABEL`; whoever holds the material can
-    compute the same key elsewhere.
-    """
-    if len(material) == ROOT_KEY_BYTES:
-        return material
-    return HKDF(SHA512(), ROOT_KEY_BYTES, salt=None, info=FOLD_LABEL).derive(material)
-
-
-def _check_rotation_material(key: Key, material: bytes | None) -> None:
-    if not key.imported and material is not None:
-        raise InvalidRequestError(
-            "'payload' must be: provided only if key is imported", field="payload"
-        )
-    if key.imported and material is None:
-        raise PayloadRequiredError(f"key {key.id} was imported: new key material is required")
-    if material is not None:
-        check_material(material)
-
-
-def _ensure_live(key: Key) -> Key:
-    if key.state is KeyState.DESTROYED:
-        raise KeyDeletedError(key.id)
-    return key
+    def _check_rotation_material(self, key: Key, material: bytes | None) -> None:
+        if not key.imported and material is not None:
+            raise InvalidRequestError(
+                "'payload' must be: provided only if key is imported", field="payload"
+            )
+        if key.imported and material is None:
+            raise PayloadRequiredError(f"key {key.id} was imported: new key material is required")
+        if material is not None:
+            self._maker.check_material(material)
 
 
 def _ensure_reusable(key: Key, instance_id: InstanceId) -> Key:
@@ -466,19 +390,4 @@ def _ensure_reusable(key: Key, instance_id: InstanceId) -> Key:
             f"the resource's key {key.id} lies in instance {key.instance_id}",
             hint="bind the namespace to that instance: keyplane instance bind",
         )
-    return _ensure_live(key)
-
-
-def _ensure_unused(unit: Unit, key: Key) -> None:
-    users = [provider.name for provider in unit.providers() if provider.needs(key.id)]
-    if users:
-        raise KeyInUseError(
-            f"key {key.id} is needed by KMS provider {', '.join(users)}",
-            hint="bind the provider to another key, rewrite every object in etcd, then "
-            f"keyplane provider release {users[0]} --key {key.id}",
-        )
-
-
-def _seal_aad(instance_id: InstanceId, key_id: KeyId) -> bytes:
-    # Standard keys have one version only, so the version is part of what the label fixes.
-    return encode_fields(("keyplane/seal/1", instance_id, key_id, KeyKind.STANDARD.value, 1))
+    return ensure_live(key)

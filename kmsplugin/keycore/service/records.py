@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 
+from keycore.domain.framing import encode_fields
 from keycore.domain.ids import InstanceId, KeyId
 from keycore.domain.instances import Installation, Instance
 from keycore.domain.keys import Key
 from keycore.domain.providers import Node, Provider
 from keycore.domain.records import NEWEST_FORMAT, RecordT, describe, signed_bytes
 from keycore.errors import (
+    IdempotencyKeyReusedError,
     InstanceNotFoundError,
     IntegrityError,
     KeyNotFoundError,
     NodeNotFoundError,
     ProviderNotFoundError,
 )
-from keycore.ports import KeyFilter, RecordSigner, Signed, Store, Transaction
+from keycore.ports import KeyFilter, Receipt, RecordSigner, Signed, Store, Transaction
 
 
 class Unit:
@@ -53,13 +56,54 @@ class Unit:
         signed = self._rows.keys.owned_by(owner)
         return None if signed is None else self._verified(signed)
 
-    def keys(self, wanted: KeyFilter, *, offset: int, limit: int) -> list[Key]:
-        """Return one page of keys, sorted by id."""
-        return self._all(self._rows.keys.page(wanted, offset=offset, limit=limit))
+    def aliased_key(self, alias: str, *, within: InstanceId) -> Key:
+        """Return the key that has ``alias`` in the caller's instance.
 
-    def count_keys(self, wanted: KeyFilter) -> int:
+        Raises:
+            KeyNotFoundError: there is none.
+        """
+        key_id = self._rows.keys.aliased(within, alias)
+        if key_id is None:
+            raise KeyNotFoundError(alias)
+        key = self.key(key_id, within=within)
+        if alias not in key.aliases:
+            # The alias column is only an index; what counts is the signed list.
+            raise IntegrityError("alias", alias)
+        return key
+
+    def keys(self, wanted: KeyFilter, now: datetime, *, offset: int, limit: int) -> list[Key]:
+        """Return one page of keys, sorted by id."""
+        return self._all(self._rows.keys.page(wanted, now, offset=offset, limit=limit))
+
+    def count_keys(self, wanted: KeyFilter, now: datetime) -> int:
         """Return the number of keys of all pages."""
-        return self._rows.keys.count(wanted)
+        return self._rows.keys.count(wanted, now)
+
+    def key_made_before(self, receipt_id: bytes, request: bytes) -> Key | None:
+        """Return the key that the same request made earlier, or ``None``.
+
+        Args:
+            receipt_id: 32 bytes that name caller, instance and idempotency key.
+            request: encoding of all that was asked for.
+
+        Raises:
+            IdempotencyKeyReusedError: the earlier request was another one.
+        """
+        receipt = self._rows.keys.receipt(receipt_id)
+        if receipt is None:
+            return None
+        signed = _receipt_bytes(receipt_id, receipt.key_id, request)
+        if not self._signer.is_signed(signed, receipt.mac):
+            raise IdempotencyKeyReusedError(
+                "the idempotency key was used for another request",
+                hint="use a fresh key for each request",
+            )
+        return self.key(receipt.key_id)
+
+    def save_receipt(self, receipt_id: bytes, request: bytes, key: Key) -> None:
+        """Remember that ``request`` has made ``key``."""
+        mac = self._signer.sign(_receipt_bytes(receipt_id, key.id, request))
+        self._rows.keys.save_receipt(Receipt(receipt_id, key.id, mac, key.created_at))
 
     def save_key(self, key: Key) -> None:
         """Sign and save a key with its versions."""
@@ -171,6 +215,10 @@ class Unit:
 
     def _all(self, rows: Sequence[Signed[RecordT]]) -> list[RecordT]:
         return [self._verified(row) for row in rows]
+
+
+def _receipt_bytes(receipt_id: bytes, key_id: KeyId, request: bytes) -> bytes:
+    return encode_fields(("keyplane/receipt/1", receipt_id, key_id, request))
 
 
 class Records:

@@ -12,10 +12,11 @@ from keycore.domain.keys import (
     ROOT_KEY_BYTES,
     Key,
     KeyState,
+    KeyVersion,
     Operation,
     ensure_allowed,
 )
-from keycore.errors import KeyExhaustedError, StoreUnavailableError
+from keycore.errors import CiphertextRejectedError, KeyExhaustedError, StoreUnavailableError
 from keycore.ports import Clock, Sealer
 from keycore.service.caller import Auditor, Caller
 from keycore.service.cipher import EnvelopeCipher
@@ -31,7 +32,7 @@ class Wrapped:
     """
 
     ciphertext: bytes
-    version_id: VersionId
+    version: KeyVersion
     plaintext: bytes | None = field(repr=False)
 
 
@@ -40,23 +41,28 @@ class Unwrapped:
     """The answer to unwrap.
 
     Attributes:
-        version_id: the version that made the ciphertext.
+        version: the version that made the ciphertext.
         rewrapped: a new ciphertext under the current version, when the given one is
             of an older version and the key can encrypt; otherwise ``None``.
     """
 
     plaintext: bytes = field(repr=False)
-    version_id: VersionId
+    version: KeyVersion
     rewrapped: Rewrapped | None
 
 
 @dataclass(frozen=True, slots=True)
 class Rewrapped:
-    """A ciphertext carried over to the current version."""
+    """A ciphertext carried over to the current version.
+
+    Attributes:
+        version: the version that made the former ciphertext.
+        rewrapped_version: the one that made this.
+    """
 
     ciphertext: bytes
-    version_id: VersionId
-    rewrapped_version_id: VersionId
+    version: KeyVersion
+    rewrapped_version: KeyVersion
 
 
 class WrappingService:
@@ -71,6 +77,14 @@ class WrappingService:
         self._sealer = sealer
         self._auditor = auditor
         self._clock = clock
+
+    def is_warm(self, key_id: KeyId) -> bool:
+        """Tell whether wrap and unwrap of this key would have no need of the store now.
+
+        A face that serves many callers in one thread asks before it calls.
+        """
+        key = self._keys.peek(key_id)
+        return key is not None and self._cipher.can_encrypt(key.current.id)
 
     def wrap(
         self,
@@ -107,7 +121,7 @@ class WrappingService:
             decision.note(version=key.current.id)
             data_key = plaintext or self._sealer.random_bytes(ROOT_KEY_BYTES)
             ciphertext = self._cipher.encrypt(Face.REST, key, key.current, data_key, encoded)
-            return Wrapped(ciphertext, key.current.id, None if plaintext else data_key)
+            return Wrapped(ciphertext, key.current, None if plaintext else data_key)
 
     def unwrap(
         self,
@@ -136,8 +150,9 @@ class WrappingService:
             key = self._allowed(instance_id, key_id, Operation.UNWRAP, parsed.version_id)
             decision.note(version=parsed.version_id)
             plaintext = self._cipher.decrypt(Face.REST, key, parsed, encoded)
-            rewrapped = self._carried_over(key, parsed.version_id, plaintext, encoded)
-            return Unwrapped(plaintext, parsed.version_id, rewrapped)
+            made_by = _version(key, parsed.version_id)
+            rewrapped = self._carried_over(key, made_by, plaintext, encoded)
+            return Unwrapped(plaintext, made_by, rewrapped)
 
     def rewrap(
         self,
@@ -160,7 +175,7 @@ class WrappingService:
             key = self._allowed(instance_id, key_id, Operation.REWRAP, parsed.version_id)
             decision.note(version=parsed.version_id, rewrapped_version=key.current.id)
             plaintext = self._cipher.decrypt(Face.REST, key, parsed, encoded)
-            return self._rewrapped(key, parsed.version_id, plaintext, encoded)
+            return self._rewrapped(key, _version(key, parsed.version_id), plaintext, encoded)
 
     def _allowed(
         self,
@@ -179,11 +194,10 @@ class WrappingService:
         return key
 
     def _carried_over(
-        self, key: Key, old: VersionId, plaintext: bytes, aad: Sequence[bytes]
+        self, key: Key, old: KeyVersion, plaintext: bytes, aad: Sequence[bytes]
     ) -> Rewrapped | None:
-        numbers = {version.id: version.number for version in key.versions}
         may_encrypt = key.state_at(self._clock.now()) is KeyState.ACTIVE
-        if numbers[old] >= key.current.number or not may_encrypt:
+        if old.number >= key.current.number or not may_encrypt:
             return None
         try:
             return self._rewrapped(key, old, plaintext, aad)
@@ -192,7 +206,15 @@ class WrappingService:
             return None
 
     def _rewrapped(
-        self, key: Key, old: VersionId, plaintext: bytes, aad: Sequence[bytes]
+        self, key: Key, old: KeyVersion, plaintext: bytes, aad: Sequence[bytes]
     ) -> Rewrapped:
         ciphertext = self._cipher.encrypt(Face.REST, key, key.current, plaintext, aad)
-        return Rewrapped(ciphertext, old, key.current.id)
+        return Rewrapped(ciphertext, old, key.current)
+
+
+def _version(key: Key, version_id: VersionId) -> KeyVersion:
+    """Return a version that has just decrypted, so it belongs to the key."""
+    version = key.version(version_id)
+    if version is None:
+        raise CiphertextRejectedError
+    return version

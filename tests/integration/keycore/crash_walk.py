@@ -39,7 +39,7 @@ from keycore.errors import AlreadyInitialisedError, KeyDeletedError
 from keycore.initialise import initialise
 from keycore.ports import KeyFilter
 from keycore.service.caller import Caller
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from keycore.settings import ProviderSettings, Settings
 
 CALLER = Caller("cli", "tests")
@@ -176,13 +176,13 @@ def do_rotate_and_load(core: Core, p: Prepared) -> None:
 
 
 def check_created(core: Core, p: Prepared, *, acknowledged: bool) -> None:
-    keys = [k for k in core.keys.page(CALLER, KeyFilter()) if k.name == "third"]
+    keys = [k for k in core.keys.page(CALLER, KeyFilter()).keys if k.name == "third"]
     assert len(keys) <= 1, "one create made two keys"
     assert keys or not acknowledged, "an acknowledged key is lost"
     for key in keys:
         opens_what_it_wraps(core, p, key.id)
     do_create(core, p)
-    owned = [k for k in core.keys.page(CALLER, KeyFilter()) if k.owner == OWNER]
+    owned = [k for k in core.keys.page(CALLER, KeyFilter()).keys if k.owner == OWNER]
     assert len(owned) == 1, "repeating the create made a second key"
 
 

@@ -13,7 +13,7 @@ from keycore.bootstrap import Core, wire
 from keycore.domain.ids import InstanceId, new_uuid
 from keycore.domain.instances import Installation, Instance
 from keycore.service.caller import Caller
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from keycore.service.records import Records
 from keycore.settings import Settings
 

@@ -23,7 +23,7 @@ from keycore.domain.ids import InstanceId, KeyId, new_uuid
 from keycore.domain.instances import Installation, Instance
 from keycore.errors import IntegrityError, StoreSetupError, StoreUnavailableError
 from keycore.service.caller import Caller
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from keycore.service.records import Records
 from keycore.settings import ProviderSettings, Settings
 from tests.fakes.memory_audit import MemoryAuditLog

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from tests.fakes.installation import CALLER, FakeInstallation, fake_installation
 from tests.integration.keyplugin.client import KmsClient
 from tests.integration.keyplugin.serving import served

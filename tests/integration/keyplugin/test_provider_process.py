@@ -29,7 +29,7 @@ from keycore.adapters.sql_store import SqlStore
 from keycore.adapters.system_clock import SystemClock
 from keycore.bootstrap import Core, wire
 from keycore.domain.keys import Key
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from keycore.settings import ProviderSettings, Settings
 from tests.fakes.installation import CALLER
 from tests.fakes.memory_audit import MemoryAuditLog

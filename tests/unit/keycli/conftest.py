@@ -18,7 +18,7 @@ import structlog
 from keycli.invocation import Invocation
 from keycli.main import main
 from keycore.domain.keys import Key
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from tests.fakes.installation import CALLER, FakeInstallation, fake_installation
 
 

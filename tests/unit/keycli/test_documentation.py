@@ -107,8 +107,10 @@ def test_the_row_of_a_setting_names_its_environment_variable(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(fields()) - {"provider.node"}))
 def test_the_row_of_a_setting_tells_its_default(name: str) -> None:
     match fields()[name].default:
-        case None:
+        case None | ():
             expected = "none"
+        case bool() as chosen:
+            expected = f"`{str(chosen).lower()}`"
         case timedelta() as length:
             expected = f"`PT{length.seconds}S`"
         case value:

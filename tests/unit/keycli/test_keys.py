@@ -8,7 +8,7 @@ import pytest
 
 from keycore.domain.ids import new_uuid
 from keycore.domain.keys import Key
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycli.conftest import Run
 

@@ -14,7 +14,7 @@ from keycore.domain.keys import Key, KeyKind, KeyState, KeyVersion, VersionState
 from keycore.domain.providers import Activation, ActivationState, Node, Provider
 from keycore.ports import Signed
 from keycore.service.caller import Caller
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from keycore.service.kms import KmsProvider
 from keycore.service.records import Records
 from tests.fakes.installation import CALLER, FakeInstallation
@@ -47,6 +47,9 @@ KEY = Key(
         KeyVersion(FIRST_VERSION_ID, 1, VersionState.RETIRED, NOW, b"\x01" * 40),
         KeyVersion(SECOND_VERSION_ID, 2, VersionState.ACTIVE, NOW, b"\x02" * 40),
     ),
+    aliases=("etcd", "etcd-2"),
+    tags=("team:a", "täg"),
+    deleted_by="uid:1",
 )
 
 PROVIDER = Provider(

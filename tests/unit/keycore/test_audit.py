@@ -11,11 +11,12 @@ import pytest
 
 from keycore.domain.ids import InstanceId, KeyId, new_uuid
 from keycore.domain.keys import Key, KeyState
-from keycore.errors import KeyplaneError
+from keycore.errors import KeyplaneError, UnauthenticatedError
 from keycore.ports import AuditEvent, KeyFilter
 from keycore.service.caller import Auditor, Caller
+from keycore.service.creation import NewKey
 from keycore.service.instances import InstanceService
-from keycore.service.keys import Edits, KeyService, NewKey
+from keycore.service.keys import Edits, KeyService
 from keycore.service.kms import KmsProvider
 from keycore.service.providers import ProviderService
 from keycore.service.wrapping import WrappingService
@@ -70,6 +71,23 @@ ALLOWED: dict[tuple[type, str], tuple[str, Use]] = {
     (KeyService, "create"): (
         "key.create",
         lambda w: w.here.core.keys.create(CALLER, w.key.instance_id, NewKey("new")),
+    ),
+    (KeyService, "create_opened"): (
+        "key.create",
+        lambda w: w.here.core.keys.create_opened(CALLER, w.key.instance_id, NewKey("new")),
+    ),
+    (KeyService, "open"): ("key.get", lambda w: w.here.core.keys.open(CALLER, w.standard.id)),
+    (KeyService, "deletion_preview"): (
+        "key.delete_preview",
+        lambda w: w.here.core.keys.deletion_preview(CALLER, w.key.id),
+    ),
+    (KeyService, "add_alias"): (
+        "key.add_alias",
+        lambda w: w.here.core.keys.add_alias(CALLER, w.key.id, "alias"),
+    ),
+    (KeyService, "remove_alias"): (
+        "key.remove_alias",
+        lambda w: w.here.core.keys.remove_alias(CALLER, w.key.id, "alias"),
     ),
     (KeyService, "get"): ("key.get", lambda w: w.here.core.keys.get(CALLER, w.key.id)),
     (KeyService, "page"): ("key.list", lambda w: w.here.core.keys.page(CALLER, KeyFilter())),
@@ -254,6 +272,24 @@ def test_an_outage_is_recorded(world: World, part: str) -> None:
         root_key(world.here)
 
     assert world.here.audit.last("key.create").outcome == f"{part}_unavailable"
+
+
+def test_what_a_face_refuses_leaves_one_line_with_the_reason(here: FakeInstallation) -> None:
+    auditor = Auditor(here.audit, here.clock)
+
+    with pytest.raises(UnauthenticatedError), auditor.refusals(CALLER, "key.wrap", key="1"):
+        raise UnauthenticatedError("expired")
+
+    (event,) = here.audit.events
+    assert (event.operation, event.outcome) == ("key.wrap", "unauthenticated")
+    assert event.details == {"key": "1", "reason": "expired"}
+
+
+def test_what_a_face_lets_through_is_left_to_the_use_case(here: FakeInstallation) -> None:
+    with Auditor(here.audit, here.clock).refusals(CALLER, "key.wrap"):
+        pass
+
+    assert here.audit.events == []
 
 
 def test_a_fault_of_ours_is_recorded_and_raised(here: FakeInstallation) -> None:

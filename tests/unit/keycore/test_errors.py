@@ -57,6 +57,12 @@ def test_no_two_classes_share_a_code() -> None:
 def test_codes_never_change() -> None:
     """Audit lines, conditions and clients rely on them; a new class adds a line here."""
     assert {error.code for error in all_errors()} == {
+        "access",
+        "access_denied",
+        "idempotency_key_reused",
+        "issuer_unavailable",
+        "too_many_requests",
+        "unauthenticated",
         "already_exists",
         "already_initialised",
         "ciphertext_malformed",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -15,6 +18,7 @@ from keycore.errors import (
     KeyStateError,
     StoreUnavailableError,
 )
+from keycore.ports import Changes
 from keycore.service.key_cache import CAPACITY, MAX_AGE_SECONDS, KeyCache
 from keycore.service.keys import Edits
 from keycore.service.records import Records
@@ -224,3 +228,86 @@ def test_the_age_of_what_was_read_counts_from_before_the_reading(
     here.core.cache.key(key.id)
 
     assert len(asked) == 2
+
+
+# --- without the store ------------------------------------------------------------------
+
+
+def test_a_key_is_warm_when_neither_key_nor_count_needs_the_store(here: FakeInstallation) -> None:
+    key = root_key(here)
+    assert not here.core.wrapping.is_warm(key.id)
+
+    here.core.wrapping.wrap(CALLER, here.instance.id, key.id)
+
+    assert here.core.wrapping.is_warm(key.id)
+    here.store.lost = True
+    assert here.core.wrapping.wrap(CALLER, here.instance.id, key.id).ciphertext
+
+
+def test_a_key_is_no_longer_warm_when_the_bound_has_passed(here: FakeInstallation) -> None:
+    key = root_key(here)
+    here.core.wrapping.wrap(CALLER, here.instance.id, key.id)
+
+    here.clock.advance(seconds=0.6)
+
+    assert not here.core.wrapping.is_warm(key.id)
+
+
+def test_a_key_that_only_opened_something_here_is_not_warm(here: FakeInstallation) -> None:
+    """An unwrap may carry over, and then needs to count."""
+    key = root_key(here)
+
+    here.core.cache.key(key.id)
+
+    assert not here.core.wrapping.is_warm(key.id)
+
+
+def test_a_change_that_is_committed_while_a_key_is_loaded_is_not_missed(
+    here: FakeInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key was read before its deletion, and put away after the look that told of it."""
+    key = root_key(here)
+    cache, other = here.core.cache, here.another_process()
+    cache.refresh()
+    reading = here.store.reading
+
+    @contextmanager
+    def overtaken() -> Iterator[object]:
+        with reading() as rows:
+            yield rows
+        monkeypatch.undo()
+        other.keys.delete(CALLER, key.id)
+        cache.refresh()
+
+    monkeypatch.setattr(here.store, "reading", overtaken)
+    cache.drop(key.id)
+    cache.key(key.id)
+
+    assert cache.key(key.id).state is KeyState.DESTROYED
+
+
+def test_a_slow_look_at_the_store_does_not_stop_those_who_need_none(
+    here: FakeInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = root_key(here)
+    cache = here.core.cache
+    cache.key(key.id)
+    looking, go_on = threading.Event(), threading.Event()
+    changes_since = here.store.changes_since
+
+    def slow(sequence: int) -> Changes:
+        looking.set()
+        assert go_on.wait(10)
+        return changes_since(sequence)
+
+    monkeypatch.setattr(here.store, "changes_since", slow)
+    refresher = threading.Thread(target=cache.refresh)
+    refresher.start()
+    try:
+        assert looking.wait(10)
+        found = ThreadPoolExecutor(1).submit(cache.key, key.id).result(timeout=10)
+    finally:
+        go_on.set()
+        refresher.join()
+
+    assert found == key

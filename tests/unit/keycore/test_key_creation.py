@@ -21,7 +21,7 @@ from keycore.errors import (
     TokenUnavailableError,
 )
 from keycore.ports import KeyFilter
-from keycore.service.keys import NewKey, fold_to_aes_256
+from keycore.service.creation import NewKey, fold_to_aes_256
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycore.examples import (
     material_of,

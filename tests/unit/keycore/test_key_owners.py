@@ -10,7 +10,7 @@ from keycore.errors import (
     KeyOwnedError,
 )
 from keycore.ports import KeyFilter
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycore.examples import (
     another_instance,

@@ -14,7 +14,8 @@ from keycore.errors import (
     KeyNotFoundError,
 )
 from keycore.ports import KeyFilter
-from keycore.service.keys import Edits, NewKey
+from keycore.service.creation import NewKey
+from keycore.service.keys import Edits
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycore.examples import (
     another_instance,
@@ -80,7 +81,7 @@ def test_pages_are_sorted_by_id_and_cover_the_instance(here: FakeInstallation) -
     here.core.keys.create(CALLER, another_instance(here), NewKey("elsewhere"))
     mine = KeyFilter(here.instance.id)
 
-    pages = [here.core.keys.page(CALLER, mine, offset=o, limit=2) for o in (0, 2, 4, 6)]
+    pages = [here.core.keys.page(CALLER, mine, offset=o, limit=2).keys for o in (0, 2, 4, 6)]
 
     assert [[key.id for key in page] for page in pages] == [made[:2], made[2:4], made[4:], []]
     assert here.core.keys.count(CALLER, mine) == 5
@@ -106,7 +107,7 @@ def test_a_page_out_of_bounds_is_refused(
 
 @pytest.mark.parametrize("limit", [1, 5000])
 def test_a_page_at_the_bounds_is_given(here: FakeInstallation, limit: int) -> None:
-    assert here.core.keys.page(CALLER, KeyFilter(), limit=limit) == []
+    assert here.core.keys.page(CALLER, KeyFilter(), limit=limit).keys == []
 
 
 def test_a_key_changed_in_the_store_is_refused_everywhere(here: FakeInstallation) -> None:

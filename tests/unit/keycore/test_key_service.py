@@ -17,7 +17,8 @@ from keycore.errors import (
     PayloadRequiredError,
     StoreUnavailableError,
 )
-from keycore.service.keys import Edits, fold_to_aes_256
+from keycore.service.creation import fold_to_aes_256
+from keycore.service.keys import Edits
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycore.examples import (
     material_of,
@@ -63,7 +64,7 @@ def test_moving_the_expiration_date_revives_an_expired_key(here: FakeInstallatio
 
     here.core.keys.edit(CALLER, key.id, Edits(expires_at=later))
 
-    assert here.core.wrapping.wrap(CALLER, here.instance.id, key.id).version_id == key.current.id
+    assert here.core.wrapping.wrap(CALLER, here.instance.id, key.id).version == key.current
 
 
 def test_a_suspended_key_works_again_once_resumed(here: FakeInstallation) -> None:

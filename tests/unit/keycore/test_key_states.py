@@ -112,8 +112,8 @@ def test_a_list_leaves_out_destroyed_keys_alone_unless_asked(
     key = root_key(here)
     put_state(here, key, state)
 
-    listed = here.core.keys.page(CALLER, KeyFilter(here.instance.id))
-    everything = here.core.keys.page(CALLER, KeyFilter(here.instance.id, deleted=True))
+    listed = here.core.keys.page(CALLER, KeyFilter(here.instance.id)).keys
+    everything = here.core.keys.page(CALLER, KeyFilter(here.instance.id, deleted=True)).keys
 
     assert [one.id for one in listed] == ([] if state is KeyState.DESTROYED else [key.id])
     assert [one.id for one in everything] == [key.id]
@@ -172,7 +172,9 @@ def test_a_standard_key_does_nothing_that_needs_a_root_key(operation: Operation)
 
 def test_that_a_standard_key_is_deleted_is_said_first() -> None:
     with pytest.raises(KeyDeletedError):
-        ensure_allowed(destroyed(replace(KEY, kind=KeyKind.STANDARD), NOW), Operation.WRAP, NOW)
+        ensure_allowed(
+            destroyed(replace(KEY, kind=KeyKind.STANDARD), NOW, by="uid:0"), Operation.WRAP, NOW
+        )
 
 
 @pytest.mark.parametrize(
@@ -235,12 +237,13 @@ def test_activating_makes_the_pending_version_the_only_active_one() -> None:
 
 
 def test_a_destroyed_key_keeps_its_story_and_no_material() -> None:
-    tombstone = destroyed(key_with(RETIRED, ACTIVE), LATER)
+    tombstone = destroyed(key_with(RETIRED, ACTIVE), LATER, by="uid:7")
 
     assert tombstone.state is KeyState.DESTROYED
     assert [v.wrapped for v in tombstone.versions] == [None, None]
     assert states(tombstone) == [VersionState.DESTROYED] * 2
     assert (tombstone.updated_at, tombstone.deleted_at) == (LATER, LATER)
+    assert (tombstone.deleted_by, tombstone.aliases) == ("uid:7", ())
     assert (tombstone.current.number, tombstone.pending) == (2, None)
     assert (tombstone.id, tombstone.name, tombstone.created_at) == (KEY.id, KEY.name, NOW)
 

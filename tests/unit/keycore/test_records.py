@@ -42,9 +42,16 @@ from tests.unit.keycore.examples import (
     root_key,
 )
 
-VECTORS = json.loads(
-    (Path(__file__).parents[2] / "vectors" / "records.json").read_text(encoding="utf-8")
-)
+
+def vectors_in(name: str) -> Any:
+    return json.loads((Path(__file__).parents[2] / "vectors" / name).read_text(encoding="utf-8"))
+
+
+VECTORS = vectors_in("records.json")
+VECTORS_2 = vectors_in("records-2.json")
+
+OLD_KEY = replace(KEY, aliases=(), tags=(), deleted_by=None)
+"""As far as format 1 goes."""
 
 RECORDS: dict[str, Record] = {
     "key": KEY,
@@ -84,8 +91,11 @@ def other_values(value: Any) -> Iterator[tuple[str, Any]]:
     yield "", value[:-1]
     yield "", tuple(reversed(value))
     for place, element in enumerate(value):
-        for path, changed in other_records(element):
-            yield f".{path}", (*value[:place], changed, *value[place + 1 :])
+        changes = (
+            other_records(element) if dataclasses.is_dataclass(element) else other_values(element)
+        )
+        for path, changed in changes:
+            yield f".{path}" if path else "", (*value[:place], changed, *value[place + 1 :])
 
 
 def other_records(record: Any) -> Iterator[tuple[str, Any]]:
@@ -149,16 +159,67 @@ def frame(fields: list[list[Any]]) -> bytes:
 def test_format_1_has_exactly_the_bytes_of_the_vector(kind: str) -> None:
     """A MAC once made must verify for ever: never edit the vectors, add a format."""
     vector = VECTORS["records"][kind]
+    record = OLD_KEY if kind == "key" else RECORDS[kind]
 
-    signed = signed_bytes(RECORDS[kind], VECTORS["format"])
+    signed = signed_bytes(record, VECTORS["format"])
 
     assert signed is not None
     assert signed.hex() == vector["encoding"]
     assert frame(vector["fields"]).hex() == vector["encoding"]
 
 
+@pytest.mark.parametrize("kind", list(RECORDS))
+def test_format_2_has_exactly_the_bytes_of_the_vector(kind: str) -> None:
+    vector = VECTORS_2["records"].get(kind) or VECTORS["records"][kind]
+
+    signed = signed_bytes(RECORDS[kind], VECTORS_2["format"])
+
+    assert signed is not None
+    assert signed.hex() == vector["encoding"]
+    assert frame(vector["fields"]).hex() == vector["encoding"]
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        pytest.param({"aliases": ("other",)}, id="aliases"),
+        pytest.param({"tags": ("other",)}, id="tags"),
+        pytest.param({"deleted_by": "uid:2"}, id="deleted_by"),
+    ],
+)
+def test_format_1_refuses_what_it_does_not_cover(
+    here: FakeInstallation, newer: dict[str, Any]
+) -> None:
+    """Otherwise an old row could be given an alias that nobody signed."""
+    signed = signed_bytes(OLD_KEY, 1)
+    assert signed is not None
+    forged = Signed(replace(OLD_KEY, **newer), 1, here.token.sign(signed))
+    with here.store.writing() as rows:
+        rows.keys.save(forged)
+
+    with Records(here.store, here.token).reading() as unit, pytest.raises(IntegrityError):
+        unit.key(KEY.id)
+
+
+def test_a_record_of_format_1_verifies_and_is_upgraded_by_the_next_write(
+    here: FakeInstallation,
+) -> None:
+    signed = signed_bytes(OLD_KEY, 1)
+    assert signed is not None
+    with here.store.writing() as rows:
+        rows.keys.save(Signed(OLD_KEY, 1, here.token.sign(signed)))
+
+    with Records(here.store, here.token).writing() as unit:
+        unit.save_key(unit.key(KEY.id))
+
+    with here.store.reading() as rows:
+        saved = rows.keys.get(KEY.id)
+    assert saved is not None
+    assert saved.record_format == NEWEST_FORMAT == 2
+
+
 def test_the_newest_format_has_vectors() -> None:
-    assert VECTORS["format"] == NEWEST_FORMAT
+    assert VECTORS_2["format"] == NEWEST_FORMAT
 
 
 @pytest.mark.parametrize("record_format", [-1, 0, NEWEST_FORMAT + 1])
@@ -200,7 +261,7 @@ def test_a_record_comes_back_as_it_was_saved(here: FakeInstallation) -> None:
 
     with Records(here.store, here.token).reading() as unit:
         assert unit.key(KEY.id, within=KEY.instance_id) == KEY
-        assert unit.keys(KeyFilter(), offset=0, limit=10) == [KEY]
+        assert unit.keys(KeyFilter(), KEY.created_at, offset=0, limit=10) == [KEY]
         assert unit.providers() == [PROVIDER]
         assert unit.nodes() == [NODE]
         assert unit.instance(here.instance.id) == here.instance
@@ -226,6 +287,7 @@ def rows_with_wrong_mac(here: FakeInstallation) -> None:
     wrong = here.token.sign(b"another record")
     tables = here.store._tables
     tables.keys[KEY.id] = Signed(KEY, NEWEST_FORMAT, wrong)
+    tables.aliases[INSTANCE.id, "etcd"] = KEY.id
     tables.providers[PROVIDER.name] = Signed(PROVIDER, NEWEST_FORMAT, wrong)
     tables.nodes[NODE.provider, NODE.name] = Signed(NODE, NEWEST_FORMAT, wrong)
     tables.instances[INSTANCE.id] = Signed(INSTANCE, NEWEST_FORMAT, wrong)
@@ -235,7 +297,8 @@ def rows_with_wrong_mac(here: FakeInstallation) -> None:
 READS = {
     "key": lambda unit: unit.key(KEY.id),
     "key_owned_by": lambda unit: unit.key_owned_by("demo/etcd"),
-    "keys": lambda unit: unit.keys(KeyFilter(), offset=0, limit=10),
+    "aliased_key": lambda unit: unit.aliased_key("etcd", within=INSTANCE.id),
+    "keys": lambda unit: unit.keys(KeyFilter(), KEY.created_at, offset=0, limit=10),
     "provider": lambda unit: unit.provider(PROVIDER.name),
     "find_provider": lambda unit: unit.find_provider(PROVIDER.name),
     "providers": lambda unit: unit.providers(),
@@ -263,7 +326,7 @@ def test_no_method_hands_out_a_record_with_a_wrong_mac(here: FakeInstallation, m
 
 def test_every_reading_method_of_a_unit_is_tried() -> None:
     methods = {name for name in vars(service_records.Unit) if not name.startswith("_")}
-    hand_out_nothing = {"count_keys", "remove_node"}
+    hand_out_nothing = {"count_keys", "key_made_before", "remove_node"}
 
     reading = {name for name in methods if not name.startswith("save_")}
     assert reading == {*READS, *hand_out_nothing}

@@ -10,7 +10,8 @@ import pytest
 from keycore.domain.keys import Key
 from keycore.errors import CiphertextRejectedError, KeyNotFoundError
 from keycore.service.cipher import UseBudget
-from keycore.service.keys import Edits, NewKey
+from keycore.service.creation import NewKey
+from keycore.service.keys import Edits
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycore.examples import root_key
 

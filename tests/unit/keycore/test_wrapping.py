@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ from keycore.errors import (
     TokenUnavailableError,
 )
 from keycore.service.cipher import EnvelopeCipher, UseBudget
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from keycore.service.wrapping import Unwrapped, Wrapped
 from tests.fakes.installation import CALLER, FakeInstallation, fake_installation
 from tests.unit.keycore.examples import another_instance, root_key, save_key, tamper_key
@@ -71,8 +72,8 @@ def test_what_was_wrapped_is_unwrapped_under_the_same_aad(data: bytes, aad: list
 
     wrapped = here.core.wrapping.wrap(CALLER, here.instance.id, key.id, data, aad)
 
-    assert unwrap(here, key, wrapped.ciphertext, aad) == Unwrapped(data, key.current.id, None)
-    assert wrapped == Wrapped(wrapped.ciphertext, key.current.id, None)
+    assert unwrap(here, key, wrapped.ciphertext, aad) == Unwrapped(data, key.current, None)
+    assert wrapped == Wrapped(wrapped.ciphertext, key.current, None)
     assert len(wrapped.ciphertext) == len(data) + OVERHEAD_BYTES
 
 
@@ -109,8 +110,10 @@ def test_the_header_names_the_version_that_wrapped(here: FakeInstallation) -> No
 
 
 def test_no_plaintext_shows_in_a_representation(here: FakeInstallation) -> None:
-    assert "planted" not in repr(Wrapped(b"", VersionId("1"), b"planted"))
-    assert "planted" not in repr(Unwrapped(b"planted", VersionId("1"), None))
+    version = KeyVersion(VersionId("1"), 1, VersionState.ACTIVE, datetime.now(UTC), b"planted")
+
+    assert "planted" not in repr(Wrapped(b"", version, b"planted"))
+    assert "planted" not in repr(Unwrapped(b"planted", version, None))
 
 
 # --- versions ----------------------------------------------------------------------
@@ -125,12 +128,12 @@ def test_an_older_ciphertext_opens_and_comes_back_under_the_current_version(
 
     opened = unwrap(here, key, old, ["a", "b"])
 
-    assert (opened.plaintext, opened.version_id) == (DATA_KEY, key.current.id)
+    assert (opened.plaintext, opened.version.id) == (DATA_KEY, key.current.id)
     assert opened.rewrapped is not None
-    assert opened.rewrapped.version_id == key.current.id
-    assert opened.rewrapped.rewrapped_version_id == rotated.current.id
+    assert opened.rewrapped.version.id == key.current.id
+    assert opened.rewrapped.rewrapped_version == rotated.current
     again = unwrap(here, key, opened.rewrapped.ciphertext, ["a", "b"])
-    assert again == Unwrapped(DATA_KEY, rotated.current.id, None)
+    assert again == Unwrapped(DATA_KEY, rotated.current, None)
 
 
 def test_a_ciphertext_of_a_newer_version_is_never_carried_back(here: FakeInstallation) -> None:
@@ -144,7 +147,7 @@ def test_a_ciphertext_of_a_newer_version_is_never_carried_back(here: FakeInstall
     cipher = EnvelopeCipher(here.token, UseBudget(here.store))
     ciphertext = cipher.encrypt(Face.REST, lagging, newer, DATA_KEY, ())
 
-    assert unwrap(here, key, ciphertext) == Unwrapped(DATA_KEY, newer.id, None)
+    assert unwrap(here, key, ciphertext) == Unwrapped(DATA_KEY, newer, None)
 
 
 def test_rewrap_carries_over_without_showing_the_plaintext(here: FakeInstallation) -> None:
@@ -154,12 +157,12 @@ def test_rewrap_carries_over_without_showing_the_plaintext(here: FakeInstallatio
 
     rewrapped = here.core.wrapping.rewrap(CALLER, here.instance.id, key.id, old, ["a"])
 
-    assert (rewrapped.version_id, rewrapped.rewrapped_version_id) == (
+    assert (rewrapped.version.id, rewrapped.rewrapped_version.id) == (
         key.current.id,
         rotated.current.id,
     )
     assert not hasattr(rewrapped, "plaintext")
-    assert unwrap(here, key, rewrapped.ciphertext, ["a"]).version_id == rotated.current.id
+    assert unwrap(here, key, rewrapped.ciphertext, ["a"]).version.id == rotated.current.id
 
 
 def test_rewrap_under_the_same_version_gives_a_fresh_ciphertext(here: FakeInstallation) -> None:

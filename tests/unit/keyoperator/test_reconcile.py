@@ -18,7 +18,8 @@ from keycore.errors import (
 )
 from keycore.ports import KeyFilter
 from keycore.service.caller import Caller
-from keycore.service.keys import Edits, NewKey
+from keycore.service.creation import NewKey
+from keycore.service.keys import Edits
 from keyoperator.cluster import MaterialMissingError
 from keyoperator.reconcile import Outcome, Reconciler
 from keyoperator.wanted import SecretRef
@@ -93,7 +94,7 @@ class World:
         return self.core.keys.get(CLI, KeyId(self.manifest["status"]["keyID"]))
 
     def all_keys(self) -> list[Key]:
-        return self.core.keys.page(CLI, KeyFilter(deleted=True))
+        return self.core.keys.page(CLI, KeyFilter(deleted=True)).keys
 
     def foreign_key(self, **changes: Any) -> Key:
         """Make a key in the namespace's instance that no resource owns."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from keycore.domain.keys import Key
-from keycore.service.keys import NewKey
+from keycore.service.creation import NewKey
 from tests.fakes.installation import CALLER, FakeInstallation, fake_installation
 
 BindKey = Callable[[], Key]

@@ -1,0 +1,33 @@
+"""Aliases, tags and who deleted a key; receipts of repeatable creates."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Add columns that are empty in old rows, two tables, and the index for pages."""
+    op.add_column("keys", sa.Column("aliases", sa.Text))
+    op.add_column("keys", sa.Column("tags", sa.Text))
+    op.add_column("keys", sa.Column("deleted_by", sa.String(320)))
+    op.create_index("ix_keys_instance_id_id", "keys", ["instance_id", "id"])
+    op.drop_index("ix_keys_instance_id", "keys")
+    op.create_table(
+        "key_aliases",
+        sa.Column("instance_id", sa.String(36), sa.ForeignKey("instances.id"), primary_key=True),
+        sa.Column("alias", sa.String(90), primary_key=True),
+        sa.Column("key_id", sa.String(36), sa.ForeignKey("keys.id"), nullable=False, index=True),
+    )
+    op.create_table(
+        "receipts",
+        sa.Column("id", sa.LargeBinary(32), primary_key=True),
+        sa.Column("key_id", sa.String(36), sa.ForeignKey("keys.id"), nullable=False),
+        sa.Column("mac", sa.LargeBinary, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False, index=True),
+    )
+    if op.get_bind().dialect.name != "sqlite":  # SQLite keeps no length.
+        op.alter_column("keys", "created_by", type_=sa.String(320))
