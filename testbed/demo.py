@@ -25,6 +25,7 @@ from testbed.errors import CommandFailedError, ControlPlaneError
 from testbed.keyplane import KeyplaneInstallation
 from testbed.processes import ChildProcess
 from testbed.progress import BuildProgress
+from testbed.rest_demo import RestDemo
 from testbed.waiting import wait_until
 
 NAMESPACE: Final = "keyplane-system"
@@ -51,7 +52,9 @@ class Demo:
         self._config = directory / "encryption-config.yaml"
         self.cluster = Cluster(directory / "cluster", binaries, encryption_config=self._config)
         self.keyplane = KeyplaneInstallation(directory, self.cluster.kubeconfig)
+        self.rest = RestDemo(self.keyplane, self.cluster, binaries.kubectl, NAMESPACE)
         self._key_id = ""
+        self._rest_key_id = ""
 
     def run(self) -> None:
         """Run all steps.
@@ -66,6 +69,7 @@ class Demo:
         second = self._rotate()
         self._store_under_the_new_key(first, second)
         self._read_the_old_secret()
+        self._serve_rest()
 
     # --- steps ---------------------------------------------------------------
 
@@ -144,6 +148,20 @@ class Demo:
             _require(text == MARKER, "the old Secret reads differently")
             self._say(f"it reads: {text}")
 
+    def _serve_rest(self) -> None:
+        with self._step("Start the REST face for the cluster's service accounts"):
+            instance = self.rest.configure()
+            face = self._started("rest")
+            wait_until(self.rest.is_ready, what="the REST face", within_seconds=30, watch=(face,))
+            self._say(f"{self.rest.url}, instance {instance}")
+        with self._step("Create a root key through REST, with a credential from the cluster"):
+            self._rest_key_id = self.rest.create_key()
+            self._say(f"key {self._rest_key_id}")
+        with self._step("Have a data key made and wrapped, and unwrap it"):
+            made, opened = self.rest.wrap_and_unwrap(self._rest_key_id)
+            _require(made == opened, "unwrap returned another data key")
+            self._say("the data key came back")
+
     # --- details -------------------------------------------------------------
 
     def _started(self, face: str) -> ChildProcess:
@@ -219,6 +237,10 @@ Everything runs. In another shell:
   {keyplane} status
   {keyplane} keys list
   {keyplane} provider show {PROVIDER}
+  {keyplane} instance list
+  cat {self.keyplane.policy}
+  {self.rest.list_line()}
+  {self.rest.wrap_line(self._rest_key_id)}
   tail -f {self._directory}/logs/*.log {self._directory}/state/audit/*.jsonl
 
 Ctrl-C stops everything and removes {self._directory}.

@@ -24,6 +24,18 @@ kubeconfig = "{kubeconfig}"
 resync = "{resync}"
 """
 
+_REST_CONFIGURATION = """
+[rest]
+port = {port}
+
+[[rest.issuers]]
+name = "cluster"
+url = "{issuer}"
+audience = "{audience}"
+ca_file = "{ca}"
+credential_file = "{credential}"
+"""
+
 
 class KeyplaneInstallation:
     """State, configuration and faces of one node, as an administrator has them."""
@@ -49,6 +61,35 @@ class KeyplaneInstallation:
             ),
             encoding="utf-8",
         )
+
+    def configure_rest(
+        self, port: int, *, issuer: str, ca: Path, credential: Path, audience: str
+    ) -> None:
+        """Add the REST face to the configuration; processes that run do not see it.
+
+        Args:
+            port: Where it will listen, on the loopback address.
+            issuer: URL of the API server whose service accounts may call it.
+            ca: The API server's authority.
+            credential: File with a bearer credential that may read the issuer's keys.
+            audience: What credentials must be made for.
+        """
+        with self.config.open("a", encoding="utf-8") as config:
+            config.write(
+                _REST_CONFIGURATION.format(
+                    port=port, issuer=issuer, ca=ca, credential=credential, audience=audience
+                )
+            )
+
+    @property
+    def rest_ca(self) -> Path:
+        """The certificate that the REST face makes for itself; its own authority."""
+        return self.directory / "state" / "tls" / "tls.crt"
+
+    @property
+    def policy(self) -> Path:
+        """Who may do what through REST."""
+        return self.directory / "state" / "policy.toml"
 
     def run(self, *arguments: str) -> str:
         """Run one command and return what it wrote to standard output.
@@ -78,7 +119,7 @@ class KeyplaneInstallation:
         return json.loads(self.run(*arguments, "--output", "json"))
 
     def face(self, name: str) -> ChildProcess:
-        """Describe the process that serves one face, `provider` or `operator`."""
+        """Describe the process that serves one face: `provider`, `operator` or `rest`."""
         return ChildProcess(
             f"keyplane-{name}",
             self._command("serve", name),

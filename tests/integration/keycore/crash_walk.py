@@ -151,6 +151,11 @@ def do_import(core: Core, p: Prepared) -> None:
     core.keys.create(CALLER, InstanceId(p.instance), wanted)
 
 
+def do_create_repeatably(core: Core, p: Prepared) -> None:
+    wanted = NewKey("third", aliases=("third",), tags=("tag",))
+    core.keys.create(CALLER, InstanceId(p.instance), wanted, idempotency_key="request-1")
+
+
 def do_rotate(core: Core, p: Prepared) -> None:
     core.keys.rotate(CALLER, KeyId(p.key), marker="now")
 
@@ -184,6 +189,18 @@ def check_created(core: Core, p: Prepared, *, acknowledged: bool) -> None:
     do_create(core, p)
     owned = [k for k in core.keys.page(CALLER, KeyFilter()).keys if k.owner == OWNER]
     assert len(owned) == 1, "repeating the create made a second key"
+
+
+def check_created_repeatably(core: Core, p: Prepared, *, acknowledged: bool) -> None:
+    before = [k for k in core.keys.page(CALLER, KeyFilter()).keys if k.name == "third"]
+    assert len(before) <= 1, "one create made two keys"
+    assert before or not acknowledged, "an acknowledged key is lost"
+    do_create_repeatably(core, p)
+    after = [k for k in core.keys.page(CALLER, KeyFilter()).keys if k.name == "third"]
+    assert len(after) == 1, "repeating the create made a second key"
+    assert before in ([], after), "repeating the create made another key"
+    assert core.keys.resolve("third", within=InstanceId(p.instance)) == after[0].id
+    opens_what_it_wraps(core, p, after[0].id)
 
 
 def check_rotated(core: Core, p: Prepared, *, acknowledged: bool) -> None:
@@ -268,6 +285,7 @@ class Scenario:
 
 SCENARIOS = {
     "create": Scenario(prepare_key, do_create, check_created),
+    "create-repeatably": Scenario(prepare_key, do_create_repeatably, check_created_repeatably),
     "import": Scenario(prepare_key, do_import, check_created),
     "rotate": Scenario(prepare_key, do_rotate, check_rotated),
     "adopt": Scenario(prepare_key, do_adopt, check_adopted),

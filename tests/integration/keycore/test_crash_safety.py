@@ -22,6 +22,7 @@ WALK = Path(__file__).with_name("crash_walk.py")
     ("use_case", "steps_min"),
     [
         ("create", 15),
+        ("create-repeatably", 15),
         ("import", 15),
         ("rotate", 20),
         ("rotate-bound", 60),

@@ -51,11 +51,15 @@ IDENTITIES = {
 """Columns that say which row it is. A changed one makes the row unfindable by its
 name, and wrong under the new one; both are tested by moving and swapping rows."""
 
+PROVED_OTHERWISE = {"key_aliases", "receipts"}
+"""An index that the signed list of a key must confirm, and rows whose MAC is checked
+when they are used; the unit tests of aliases and repeatable creates change them."""
+
 COLUMNS = [
     (table.name, column.name)
     for table in metadata.sorted_tables
     for column in table.columns
-    if table.name not in {"changes", "installations"}
+    if table.name not in {"changes", "installations", *PROVED_OTHERWISE}
     and (table.name, column.name) not in UNSIGNED | IDENTITIES
 ]
 

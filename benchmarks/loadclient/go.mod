@@ -1,0 +1,3 @@
+module keyplane/loadclient
+
+go 1.24
