@@ -24,7 +24,7 @@ from keycore.errors import (
 )
 from keycore.ports import AuditLog, Clock, Store, Token
 from keycore.service.caller import Auditor
-from keycore.service.cipher import EnvelopeCipher, UseBudget
+from keycore.service.cipher import EnvelopeCipher
 from keycore.service.creation import KeyMaker
 from keycore.service.instances import InstanceService
 from keycore.service.key_cache import KeyCache
@@ -32,6 +32,7 @@ from keycore.service.keys import KeyService
 from keycore.service.kms import KMS_USES_AHEAD, KmsProvider
 from keycore.service.providers import ProviderService
 from keycore.service.records import Records
+from keycore.service.use_budget import UseBudget
 from keycore.service.wrapping import WrappingService
 from keycore.settings import Settings
 
@@ -48,6 +49,7 @@ class Core:
     providers: ProviderService
     kms: KmsProvider
     cache: KeyCache
+    budget: UseBudget
     auditor: Auditor
     store: Store
     token: Token
@@ -122,6 +124,7 @@ def wire(settings: Settings, store: Store, token: Token, audit: AuditLog, clock:
             clock=clock,
         ),
         cache=cache,
+        budget=budget,
         auditor=auditor,
         store=store,
         token=token,

@@ -343,12 +343,19 @@ class Store(Protocol):
     def changes_since(self, sequence: int) -> Changes:
         """Return what other processes and this one wrote after ``sequence``."""
 
-    def reserve_uses(self, version_id: VersionId, count: int, limit: int) -> int:
-        """Reserve up to ``count`` encryptions, durably, and return how many were granted.
+    def reserve_uses(
+        self, version_ids: Sequence[VersionId], count: int, limit: int
+    ) -> dict[VersionId, int]:
+        """Reserve up to ``count`` encryptions of each version, durably, in one write.
 
-        The sum of everything ever granted for a version never exceeds ``limit``;
-        0 means that it is used up. Uses lost in a crash are never given back.
+        Returns:
+            What was granted to each. The sum of everything ever granted for a version
+            never exceeds ``limit``; 0 means that it is used up, or unknown. Uses lost
+            in a crash are never given back.
         """
+
+    def count_start(self, limit: int) -> bool:
+        """Count the start of a process, durably, unless ``limit`` were counted; tell whether."""
 
     def uses(self, version_ids: Iterable[VersionId]) -> Mapping[VersionId, int]:
         """Return how many uses were granted for each version."""

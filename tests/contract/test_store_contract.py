@@ -409,7 +409,7 @@ def test_uses_are_granted_up_to_the_limit_and_never_beyond(store: Store) -> None
     save(store, key)
     version = key.versions[0].id
 
-    granted = [store.reserve_uses(version, 40, 100) for _ in range(4)]
+    granted = [store.reserve_uses([version], 40, 100)[version] for _ in range(4)]
 
     assert granted == [40, 40, 20, 0]
     assert store.uses([version]) == {version: 100}
@@ -418,7 +418,7 @@ def test_uses_are_granted_up_to_the_limit_and_never_beyond(store: Store) -> None
 def test_saving_a_key_keeps_the_count_of_uses(store: Store) -> None:
     key = a_key()
     save(store, key)
-    store.reserve_uses(key.versions[0].id, 40, 100)
+    store.reserve_uses([key.versions[0].id], 40, 100)
 
     save(store, replace(key, name="renamed"))
 
@@ -426,7 +426,25 @@ def test_saving_a_key_keeps_the_count_of_uses(store: Store) -> None:
 
 
 def test_an_unknown_version_gets_no_uses(store: Store) -> None:
-    assert store.reserve_uses(VersionId(new_uuid()), 1, 10) == 0
+    unknown = VersionId(new_uuid())
+
+    assert store.reserve_uses([unknown], 1, 10) == {unknown: 0}
+
+
+def test_uses_of_many_versions_are_reserved_at_once(store: Store) -> None:
+    keys = [a_key() for _ in range(600)]
+    save(store, *keys)
+    versions = [key.versions[0].id for key in keys]
+    store.reserve_uses(versions[:1], 95, 100)
+
+    granted = store.reserve_uses(versions, 10, 100)
+
+    assert granted == {versions[0]: 5} | dict.fromkeys(versions[1:], 10)
+    assert store.uses(versions) == {versions[0]: 100} | dict.fromkeys(versions[1:], 10)
+
+
+def test_starts_are_counted_up_to_the_limit(store: Store) -> None:
+    assert [store.count_start(2) for _ in range(3)] == [True, True, False]
 
 
 def test_concurrent_writers_do_not_lose_updates(store: Store) -> None:

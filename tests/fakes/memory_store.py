@@ -164,6 +164,7 @@ class MemoryStore:
         self._lock = threading.RLock()
         self.lost = False
         self.scrubs = 0
+        self.starts = 0
 
     @contextmanager
     def reading(self) -> Iterator[_Transaction]:
@@ -185,15 +186,25 @@ class MemoryStore:
             changed = {k for k, written in self._tables.changed.items() if written > sequence}
             return Changes(self._tables.sequence, frozenset(changed))
 
-    def reserve_uses(self, version_id: VersionId, count: int, limit: int) -> int:
+    def reserve_uses(
+        self, version_ids: Sequence[VersionId], count: int, limit: int
+    ) -> dict[VersionId, int]:
         with self._lock:
             self._answer()
-            used = self._tables.uses.get(version_id)
-            if used is None:
-                return 0
-            granted = max(0, min(count, limit - used))
-            self._tables.uses[version_id] = used + granted
+            uses = self._tables.uses
+            granted = {v: max(0, min(count, limit - uses.get(v, limit))) for v in version_ids}
+            for version_id, number in granted.items():
+                if number:
+                    uses[version_id] += number
             return granted
+
+    def count_start(self, limit: int) -> bool:
+        with self._lock:
+            self._answer()
+            if self.starts >= limit:
+                return False
+            self.starts += 1
+            return True
 
     def uses(self, version_ids: Iterable[VersionId]) -> Mapping[VersionId, int]:
         with self._lock:

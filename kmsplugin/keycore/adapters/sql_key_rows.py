@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -29,6 +29,8 @@ from keycore.domain.keys import Key, KeyKind, KeyState, KeyVersion, VersionState
 from keycore.errors import AlreadyExistsError
 from keycore.ports import RECEIPT_AGE, KeyFilter, Receipt, Signed
 
+IdT = TypeVar("IdT", bound=str)
+
 
 class SqlKeyRows:
     """The key rows of one transaction."""
@@ -39,7 +41,11 @@ class SqlKeyRows:
 
     def get(self, key_id: KeyId) -> Signed[Key] | None:
         """Return the key with its versions, or ``None``."""
-        return self._one(t.keys.c.id == key_id)
+        # The hot one of the reads, so its statements are built once and for all.
+        row = self._connection.execute(_BY_ID, {"key": key_id}).one_or_none()
+        if row is None:
+            return None
+        return _key(row, self._connection.execute(_VERSIONS_OF, {"key": key_id}))
 
     def owned_by(self, owner: str) -> Signed[Key] | None:
         """Return the key that the resource owns, or ``None``."""
@@ -145,12 +151,20 @@ class SqlKeyRows:
     def _with_versions(self, rows: Sequence[Row[Any]]) -> list[Signed[Key]]:
         ids = [row.id for row in rows]
         versions: dict[str, list[Row[Any]]] = {key_id: [] for key_id in ids}
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids):
             found = self._connection.execute(_VERSIONS, {"ids": chunk})
             for version in found:
                 versions[version.key_id].append(version)
         return [_key(row, versions[row.id]) for row in rows]
 
+
+_BY_ID = select(t.keys).where(t.keys.c.id == bindparam("key"))
+
+_VERSIONS_OF = (
+    select(t.key_versions)
+    .where(t.key_versions.c.key_id == bindparam("key"))
+    .order_by(t.key_versions.c.number)
+)
 
 _VERSIONS = (
     select(t.key_versions)
@@ -162,7 +176,8 @@ _PARAMETERS_MAX = 500
 """Values in one IN list; SQLite's own bound was 999 for long."""
 
 
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+def chunks(ids: Sequence[IdT]) -> Iterator[Sequence[IdT]]:
+    """Cut ids into pieces that fit into one IN list."""
     for start in range(0, len(ids), _PARAMETERS_MAX):
         yield ids[start : start + _PARAMETERS_MAX]
 

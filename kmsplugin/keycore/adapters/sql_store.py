@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, select, text, update
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    bindparam,
+    create_engine,
+    event,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from keycore.adapters import sql_tables as t
-from keycore.adapters.sql_key_rows import SqlKeyRows
+from keycore.adapters.sql_key_rows import SqlKeyRows, chunks
 from keycore.adapters.sql_rows import SqlInstanceRows, SqlProviderRows
 from keycore.domain.ids import KeyId, VersionId
 from keycore.errors import StoreSetupError, StoreUnavailableError
@@ -137,24 +147,34 @@ class SqlStore:
             changed = connection.execute(select(t.keys.c.id).where(t.keys.c.changed > sequence))
             return Changes(newest, frozenset(KeyId(row.id) for row in changed))
 
-    def reserve_uses(self, version_id: VersionId, count: int, limit: int) -> int:
-        """Reserve up to ``count`` uses and return how many were granted.
+    def reserve_uses(
+        self, version_ids: Sequence[VersionId], count: int, limit: int
+    ) -> dict[VersionId, int]:
+        """Reserve up to ``count`` uses of each version and return how many were granted.
 
         Raises:
             StoreUnavailableError: the store did not answer; nothing was reserved.
         """
-        versions = t.key_versions
         with self._writer() as connection:
-            used = connection.execute(
-                select(versions.c.uses).where(versions.c.id == version_id)
-            ).scalar_one_or_none()
-            granted = 0 if used is None else max(0, min(count, limit - used))
+            used = _uses(connection, version_ids)
+            granted = {v: max(0, min(count, limit - used.get(v, limit))) for v in version_ids}
             connection.execute(
-                update(versions)
-                .where(versions.c.id == version_id)
-                .values(uses=versions.c.uses + granted)
+                _ADD_USES, [{"version": v, "granted": n} for v, n in granted.items()]
             )
             return granted
+
+    def count_start(self, limit: int) -> bool:
+        """Count the start of a process unless ``limit`` were counted, and tell whether.
+
+        Raises:
+            StoreUnavailableError: the store did not answer; nothing was counted.
+        """
+        starts = t.changes.c.starts
+        with self._writer() as connection:
+            counted = connection.execute(
+                update(t.changes).where(starts < limit).values(starts=starts + 1)
+            )
+            return counted.rowcount > 0
 
     def uses(self, version_ids: Iterable[VersionId]) -> Mapping[VersionId, int]:
         """Return how many uses were granted for each version.
@@ -162,12 +182,8 @@ class SqlStore:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
-        versions = t.key_versions
-        statement = select(versions.c.id, versions.c.uses).where(
-            versions.c.id.in_(list(version_ids))
-        )
         with _store_errors(), self._engine.connect() as connection:
-            return {VersionId(row.id): row.uses for row in connection.execute(statement)}
+            return _uses(connection, list(version_ids))
 
     def scrub(self) -> None:
         """Write the log back into the file and truncate it.
@@ -210,6 +226,24 @@ class SqlStore:
 
 
 _NEWEST = select(t.changes.c.sequence)
+
+_USES = select(t.key_versions.c.id, t.key_versions.c.uses).where(
+    t.key_versions.c.id.in_(bindparam("ids", expanding=True))
+)
+
+_ADD_USES = (
+    update(t.key_versions)
+    .where(t.key_versions.c.id == bindparam("version"))
+    .values(uses=t.key_versions.c.uses + bindparam("granted"))
+)
+
+
+def _uses(connection: Connection, version_ids: Sequence[VersionId]) -> dict[VersionId, int]:
+    return {
+        VersionId(row.id): row.uses
+        for chunk in chunks(version_ids)
+        for row in connection.execute(_USES, {"ids": chunk})
+    }
 
 
 def _transaction(connection: Connection) -> SqlTransaction:

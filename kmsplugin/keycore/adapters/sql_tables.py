@@ -72,8 +72,9 @@ changes = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("sequence", BigInteger, nullable=False),
+    Column("starts", BigInteger, nullable=False, server_default="0"),
 )
-"""One row: the number of the newest write."""
+"""One row: the number of the newest write, and how many processes opened a credit."""
 
 installations = Table(
     "installations",

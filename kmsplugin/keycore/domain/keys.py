@@ -158,8 +158,9 @@ class Key:
     @property
     def current(self) -> KeyVersion:
         """The version that encrypts; for a deleted key the last one that did."""
-        active = [v for v in self.versions if v.state is VersionState.ACTIVE]
-        return active[0] if active else self.versions[-1]
+        newest_first = reversed(self.versions)
+        active = (v for v in newest_first if v.state is VersionState.ACTIVE)
+        return next(active, self.versions[-1])
 
     @property
     def pending(self) -> KeyVersion | None:

@@ -1,92 +1,16 @@
-"""Makes and opens ciphertexts for every face, and counts how many each key version made."""
+"""Makes and opens ciphertexts for every face."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from keycore.domain import envelope
-from keycore.domain.envelope import USES_MAX, Envelope, Face
+from keycore.domain.envelope import Envelope, Face
 from keycore.domain.ids import VersionId
 from keycore.domain.keys import Key, KeyVersion
-from keycore.errors import CiphertextRejectedError, IntegrityError, KeyExhaustedError
-from keycore.ports import RootKeys, Store, WrappedKey
-
-RESERVED_AHEAD = 2**16
-"""Uses taken from the store at a time: one small write per 65,536 wraps, and at
-most that many lost in a crash, which is nothing beside 2^32."""
-
-
-class UseBudget:
-    """Hands out encryptions of key versions from blocks reserved ahead in the store.
-
-    NIST SP 800-38D, 8.3 bounds a key with random nonces to 2^32 encryptions; the
-    count must survive crashes, and must never be too low.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        *,
-        block: int = RESERVED_AHEAD,
-        limit: int = USES_MAX,
-        warn: Callable[[VersionId, int], None] = lambda _version_id, _used: None,
-    ) -> None:
-        """Reserve ``block`` uses at a time, up to ``limit`` for each version.
-
-        Args:
-            store: where the count is kept.
-            block: uses taken at a time; what is left of a block is lost when the
-                process ends, so a process that seldom encrypts takes small ones.
-            limit: uses of one version.
-            warn: called once with version and count when half of them are gone.
-        """
-        self._store = store
-        self._block = block
-        self._limit = limit
-        self._warn = warn
-        self._left: dict[VersionId, int] = {}
-        self._lock = threading.Lock()
-
-    def take(self, version_id: VersionId) -> None:
-        """Use one encryption.
-
-        Raises:
-            KeyExhaustedError: the version has reached the bound.
-            StoreUnavailableError: a new block was needed and the store did not answer.
-        """
-        with self._lock:
-            if not self._left.get(version_id):
-                self._left[version_id] = self._reserve(version_id)
-            self._left[version_id] -= 1
-
-    def has(self, version_id: VersionId) -> bool:
-        """Tell whether the next :meth:`take` would have no need of the store."""
-        return bool(self._left.get(version_id))
-
-    def prepare(self, version_id: VersionId) -> None:
-        """Keep at least half a block in hand, so that a later :meth:`take` needs no store.
-
-        Raises:
-            KeyExhaustedError: the version has reached the bound.
-            StoreUnavailableError: the store did not answer.
-        """
-        with self._lock:
-            left = self._left.get(version_id, 0)
-            if left <= self._block // 2:
-                self._left[version_id] = left + self._reserve(version_id)
-
-    def _reserve(self, version_id: VersionId) -> int:
-        granted = self._store.reserve_uses(version_id, self._block, self._limit)
-        if not granted:
-            raise KeyExhaustedError(
-                f"key version {version_id} has made {self._limit} ciphertexts, its bound",
-                hint="rotate the key; what it has encrypted stays readable",
-            )
-        used = self._store.uses([version_id])[version_id]
-        if used - granted < self._limit // 2 <= used:
-            self._warn(version_id, used)
-        return granted
+from keycore.errors import CiphertextRejectedError, IntegrityError
+from keycore.ports import RootKeys, WrappedKey
+from keycore.service.use_budget import UseBudget
 
 
 class EnvelopeCipher:

@@ -28,9 +28,10 @@ from keycore.errors import (
 )
 from keycore.ports import Clock, RootKeys, Store, Token
 from keycore.service.caller import Auditor, Caller
-from keycore.service.cipher import EnvelopeCipher, UseBudget, usable
+from keycore.service.cipher import EnvelopeCipher, usable
 from keycore.service.providers import ProviderService
 from keycore.service.records import Records, Unit
+from keycore.service.use_budget import UseBudget
 
 CIPHERTEXT_BYTES_MAX = 1024
 """The API server refuses a longer ciphertext (``kms-v2-contract``, wire format)."""

@@ -36,7 +36,8 @@ from keycore.errors import (
     InvalidRequestError,
 )
 from keycore.ports import WrappedKey
-from keycore.service.cipher import EnvelopeCipher, UseBudget
+from keycore.service.cipher import EnvelopeCipher
+from keycore.service.use_budget import UseBudget
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.memory_token import InsecureMemoryToken
 from tests.unit.keycore.examples import FIRST_VERSION_ID, KEY, SECOND_VERSION_ID

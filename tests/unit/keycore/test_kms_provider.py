@@ -16,7 +16,7 @@ from keycore.errors import (
     TokenUnavailableError,
     UnavailableError,
 )
-from keycore.service.cipher import EnvelopeCipher, UseBudget
+from keycore.service.cipher import EnvelopeCipher
 from keycore.service.kms import (
     CIPHERTEXT_BYTES_MAX,
     HEALTHY,
@@ -25,6 +25,7 @@ from keycore.service.kms import (
     KmsProvider,
     KmsStatus,
 )
+from keycore.service.use_budget import RESERVED_MAX, UseBudget
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycore.examples import (
     APISERVER,
@@ -333,7 +334,7 @@ def test_an_exhausted_version_encrypts_no_more_and_decrypts_still(
     restarted.refresh()
 
     assert restarted.status().key_id == key_id
-    assert "has made 4294967296 ciphertexts" in restarted.status().healthz
+    assert f"has made {RESERVED_MAX} ciphertexts" in restarted.status().healthz
     with pytest.raises(KeyExhaustedError):
         restarted.encrypt(APISERVER, SEED)
     assert restarted.decrypt(APISERVER, ciphertext, key_id) == SEED

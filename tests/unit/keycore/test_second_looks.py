@@ -9,9 +9,9 @@ import pytest
 
 from keycore.domain.keys import Key
 from keycore.errors import CiphertextRejectedError, KeyNotFoundError
-from keycore.service.cipher import UseBudget
 from keycore.service.creation import NewKey
 from keycore.service.keys import Edits
+from keycore.service.use_budget import RESERVED_MAX, UseBudget
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycore.examples import root_key
 
@@ -69,8 +69,8 @@ def test_half_of_the_uses_are_warned_of_once(here: FakeInstallation, key: Key) -
 
 
 def test_the_warning_is_an_audit_line(here: FakeInstallation, key: Key) -> None:
-    limit = 2**32
-    here.store.reserve_uses(key.current.id, limit // 2 - 1, limit)
+    limit = RESERVED_MAX
+    here.store.reserve_uses([key.current.id], limit // 2 - 1, limit)
 
     here.core.wrapping.wrap(CALLER, key.instance_id, key.id)
 

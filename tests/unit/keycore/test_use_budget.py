@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +12,14 @@ from keycore.domain.envelope import Face
 from keycore.domain.ids import VersionId
 from keycore.domain.keys import Key
 from keycore.errors import KeyExhaustedError, StoreUnavailableError, TokenUnavailableError
-from keycore.service.cipher import RESERVED_AHEAD, EnvelopeCipher, UseBudget
+from keycore.service.cipher import EnvelopeCipher
+from keycore.service.use_budget import (
+    CREDIT_USES,
+    RESERVED_AHEAD,
+    RESERVED_MAX,
+    STARTS_MAX,
+    UseBudget,
+)
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycore.examples import root_key
 
@@ -48,9 +56,9 @@ def test_the_block_and_the_bound_are_the_settled_ones(here: FakeInstallation, ke
     budget.take(key.current.id)
 
     assert counted(here, key.current.id) == RESERVED_AHEAD == 2**16
-    here.store._tables.uses[key.current.id] = 2**32 - 3
+    here.store._tables.uses[key.current.id] = RESERVED_MAX - 3
     assert taken(budget, key.current.id) == RESERVED_AHEAD - 1 + 3
-    assert counted(here, key.current.id) == 2**32
+    assert counted(here, key.current.id) == RESERVED_MAX == 3 * 2**30
 
 
 def test_a_block_is_reserved_before_its_first_use_and_lasts(
@@ -204,3 +212,138 @@ def test_an_old_ciphertext_opens_although_it_cannot_be_carried_over(
     opened = here.core.wrapping.unwrap(CALLER, key.instance_id, key.id, ciphertext)
 
     assert (opened.plaintext, opened.rewrapped) == (b"data key", None)
+
+
+# --- on credit ---------------------------------------------------------------------
+
+
+def on_credit(here: FakeInstallation, **bounds: int) -> UseBudget:
+    budget = UseBudget(here.store, **bounds)
+    budget.open_credit()
+    return budget
+
+
+def test_all_that_can_be_reserved_or_lost_on_credit_is_within_the_bound() -> None:
+    assert RESERVED_MAX + STARTS_MAX * CREDIT_USES == 2**32
+
+
+def test_the_first_uses_on_credit_need_no_store(here: FakeInstallation, key: Key) -> None:
+    budget = on_credit(here)
+    here.store.lost = True
+
+    assert budget.has(key.current.id)
+    for _ in range(CREDIT_USES):
+        budget.take(key.current.id)
+
+    assert not budget.has(key.current.id)
+    with pytest.raises(StoreUnavailableError):
+        budget.take(key.current.id)
+
+
+def test_the_credit_is_given_once_for_each_version_and_start(
+    here: FakeInstallation, key: Key
+) -> None:
+    """A second one would not be counted anywhere."""
+    budget = on_credit(here, block=10, limit=30)
+
+    assert taken(budget, key.current.id) == CREDIT_USES + 30
+    budget.settle()
+
+    assert taken(budget, key.current.id) == 0
+
+
+def test_settling_reserves_for_all_versions_in_one_write(
+    here: FakeInstallation, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, budget = root_key(here), on_credit(here, block=10)
+    writes: list[Sequence[VersionId]] = []
+    reserve = here.store.reserve_uses
+
+    def counting(versions: Sequence[VersionId], count: int, limit: int) -> dict[VersionId, int]:
+        writes.append(versions)
+        return reserve(versions, count, limit)
+
+    monkeypatch.setattr(here.store, "reserve_uses", counting)
+    for version_id in (key.current.id, other.current.id, key.current.id):
+        budget.take(version_id)
+
+    budget.settle()
+    budget.settle()
+
+    assert [set(write) for write in writes] == [{key.current.id, other.current.id}]
+    assert counted(here, key.current.id) == counted(here, other.current.id) == 10
+
+
+def test_a_version_at_its_bound_is_refused_once_it_is_settled(
+    here: FakeInstallation, key: Key
+) -> None:
+    budget = on_credit(here)
+    here.store._tables.uses[key.current.id] = RESERVED_MAX
+    budget.take(key.current.id)
+
+    budget.settle()
+
+    with pytest.raises(KeyExhaustedError):
+        budget.take(key.current.id)
+
+
+def test_settling_waits_for_a_store_that_is_away(here: FakeInstallation, key: Key) -> None:
+    budget = on_credit(here, block=10)
+    budget.take(key.current.id)
+    here.store.lost = True
+    with pytest.raises(StoreUnavailableError):
+        budget.settle()
+    here.store.lost = False
+
+    budget.settle()
+
+    assert counted(here, key.current.id) == 10
+
+
+def test_settling_warns_at_half_of_the_bound(here: FakeInstallation, key: Key) -> None:
+    warned: list[int] = []
+    budget = UseBudget(here.store, block=10, limit=20, warn=lambda _, used: warned.append(used))
+    budget.open_credit()
+    budget.take(key.current.id)
+
+    budget.settle()
+
+    assert warned == [10]
+
+
+def test_without_a_counted_start_every_use_is_reserved_first(
+    here: FakeInstallation, key: Key
+) -> None:
+    here.store.starts = STARTS_MAX
+    budget = on_credit(here, block=10)
+
+    budget.take(key.current.id)
+
+    assert counted(here, key.current.id) == 10
+    assert here.store.starts == STARTS_MAX
+
+
+def test_every_start_that_opens_a_credit_is_counted(here: FakeInstallation) -> None:
+    for _ in range(3):
+        on_credit(here)
+
+    assert here.store.starts == 3
+
+
+def test_threads_on_credit_use_no_more_than_there_is(here: FakeInstallation, key: Key) -> None:
+    budget = on_credit(here, block=7, limit=50)
+    settled = threading.Event()
+
+    def settle() -> None:
+        while not settled.is_set():
+            budget.settle()
+
+    settler = threading.Thread(target=settle)
+    settler.start()
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(lambda _: taken(budget, key.current.id), range(4)))
+    settled.set()
+    settler.join()
+
+    assert sum(counts) <= CREDIT_USES + 50
+    assert counted(here, key.current.id) == 50

@@ -22,8 +22,9 @@ from keycore.errors import (
     KeyplaneError,
     TokenUnavailableError,
 )
-from keycore.service.cipher import EnvelopeCipher, UseBudget
+from keycore.service.cipher import EnvelopeCipher
 from keycore.service.creation import NewKey
+from keycore.service.use_budget import UseBudget
 from keycore.service.wrapping import Unwrapped, Wrapped
 from tests.fakes.installation import CALLER, FakeInstallation, fake_installation
 from tests.unit.keycore.examples import another_instance, root_key, save_key, tamper_key

@@ -1,4 +1,4 @@
-"""Aliases, tags and who deleted a key; receipts of repeatable creates."""
+"""Aliases, tags and who deleted a key; receipts of repeatable creates; counted starts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ down_revision = "0001"
 
 def upgrade() -> None:
     """Add columns that are empty in old rows, two tables, and the index for pages."""
+    op.add_column("changes", sa.Column("starts", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("keys", sa.Column("aliases", sa.Text))
     op.add_column("keys", sa.Column("tags", sa.Text))
     op.add_column("keys", sa.Column("deleted_by", sa.String(320)))
