@@ -15,6 +15,7 @@ import orjson
 import uvloop
 from starlette.types import Receive, Scope, Send
 
+from keycli.supervisor import end_with_parent
 from keycore.adapters.system_clock import SystemClock
 from keycore.settings import IssuerSettings, RestSettings, Settings
 from keyrest.limits import Limits
@@ -54,9 +55,10 @@ def main() -> None:
     nobody = IssuerSettings(name="none", url="https://localhost", audience="none")
     settings = Settings(state_dir=state_dir, rest=RestSettings(port=port, issuers=(nobody,)))
     listeners = open_listeners(settings.rest, workers)
-    mine = 0
+    mine, parent = 0, os.getpid()
     for number in range(1, workers):
         if os.fork() == 0:
+            end_with_parent(parent)
             mine = number
             break
     sys.setswitchinterval(SWITCH_SECONDS)

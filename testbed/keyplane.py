@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from testbed.downloads import cache_directory
 from testbed.errors import CommandFailedError
 from testbed.processes import ChildProcess
 
@@ -133,4 +134,11 @@ class KeyplaneInstallation:
 
 def _environment() -> dict[str, str]:
     """Return our environment without settings of another installation."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("KEYPLANE_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("KEYPLANE_")
+    }
+    # Where Python may write no byte code, every command would compile all libraries anew,
+    # which takes longer than all that it does.
+    if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+        environment.setdefault("PYTHONPYCACHEPREFIX", str(cache_directory() / "bytecode"))
+    return environment

@@ -16,6 +16,7 @@ from keycli.commands import (
     instance,
     keys,
     nodes,
+    policy,
     provider,
     serve,
     status,
@@ -79,6 +80,7 @@ app.add_typer(instance.app, name="instance")
 app.add_typer(keys.app, name="keys")
 app.add_typer(provider.app, name="provider")
 app.add_typer(nodes.app, name="nodes")
+app.add_typer(policy.app, name="policy")
 encryption_config.register(app)
 
 

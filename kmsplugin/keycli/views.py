@@ -217,3 +217,23 @@ def _age(moment: str, now: datetime) -> str:
         if seconds >= length:
             return f"{seconds // length} {unit}"
     return f"{seconds} s"
+
+
+def show_bindings(bindings: Sequence[Document]) -> None:
+    """Show what a policy grants: one row for each member, instance and key."""
+    show_table(
+        ("ROLE", "INSTANCE", "KEY", "NAME"),
+        [
+            (binding["role"], instance, key, _member_name(member))
+            for binding in bindings
+            for instance in binding["instances"] or ["all"]
+            for key in binding["keys"] or ["all"]
+            for member in binding["members"]
+        ],
+    )
+
+
+def _member_name(member: Document) -> str:
+    (kind,) = member.keys() - {"issuer"}
+    words = {"subject": "", "group": "group ", "serviceAccount": "service account "}
+    return f"{member['issuer']}: {words[kind]}{member[kind]}"

@@ -149,6 +149,9 @@ def _https_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("must be an https:// URL without query and fragment")
+    if parts.username is not None or parts.password is not None:
+        # It would be sent, and settings are no place for a secret.
+        raise ValueError("must hold no user name and no password")
     return url
 
 

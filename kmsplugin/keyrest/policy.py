@@ -18,10 +18,18 @@ import structlog
 from keycore.errors import SettingsError
 from keycore.ports import Clock
 from keyrest.grants import Policy
-from keyrest.policy_document import parse_policy
+from keyrest.policy_document import PolicyDocument, parse_policy
 from keyrest.roles import PERMISSIONS, Permission, Role
 
-__all__ = ["PERMISSIONS", "Permission", "Policy", "PolicyFile", "Role", "read_policy"]
+__all__ = [
+    "PERMISSIONS",
+    "Permission",
+    "Policy",
+    "PolicyFile",
+    "Role",
+    "read_policy",
+    "read_policy_document",
+]
 
 _log = structlog.get_logger(__name__)
 
@@ -44,7 +52,16 @@ def read_policy(path: Path, issuers: Collection[str]) -> Policy:
         SettingsError: it is missing, may be written by others, or has faults; the
             message lists all of them.
     """
-    return _policy_of(_read(path), path, issuers)
+    return Policy(read_policy_document(path, issuers).bindings)
+
+
+def read_policy_document(path: Path, issuers: Collection[str]) -> PolicyDocument:
+    """Return what stands in the file, for people; see :func:`read_policy`.
+
+    Raises:
+        SettingsError: as there.
+    """
+    return parse_policy(_read(path), issuers, source=str(path))
 
 
 class PolicyFile:
