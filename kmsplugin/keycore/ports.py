@@ -340,6 +340,14 @@ class Store(Protocol):
         crash of the process and of the machine.
         """
 
+    def version(self) -> int:
+        """Return a number that is another one after any write, by whomever.
+
+        Cheap enough for every request, and never raises: a store that cannot tell
+        returns the number that it returned last. What was written, and whether the
+        store is there at all, :meth:`changes_since` tells.
+        """
+
     def changes_since(self, sequence: int) -> Changes:
         """Return what other processes and this one wrote after ``sequence``."""
 

@@ -404,6 +404,43 @@ def test_saving_a_provider_or_an_instance_counts_as_a_change_and_a_heartbeat_doe
     assert seen[3] == seen[2]
 
 
+def test_any_write_gives_the_store_another_version(store: Store) -> None:
+    key = a_key()
+    seen = [store.version()]
+
+    save(store, key)
+    seen.append(store.version())
+    save(store, replace(key, name="renamed"))
+    seen.append(store.version())
+
+    assert len(set(seen)) == 3
+
+
+def test_reading_leaves_the_version_as_it_is(store: Store) -> None:
+    key = a_key()
+    save(store, key)
+    before = store.version()
+
+    with store.reading() as rows:
+        rows.keys.get(key.id)
+    store.changes_since(0)
+
+    assert store.version() == before
+
+
+def test_the_version_is_told_to_many_threads_at_once(store: Store) -> None:
+    before = store.version()
+    seen: list[int] = []
+
+    threads = [threading.Thread(target=lambda: seen.append(store.version())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert seen == [before] * 8
+
+
 def test_uses_are_granted_up_to_the_limit_and_never_beyond(store: Store) -> None:
     key = a_key()
     save(store, key)

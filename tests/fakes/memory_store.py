@@ -165,6 +165,8 @@ class MemoryStore:
         self.lost = False
         self.scrubs = 0
         self.starts = 0
+        self.tells_versions = True
+        self._version = 0
 
     @contextmanager
     def reading(self) -> Iterator[_Transaction]:
@@ -179,6 +181,12 @@ class MemoryStore:
             changed = deepcopy(self._tables)
             yield _transaction(changed)
             self._tables = changed
+
+    def version(self) -> int:
+        # Like one that cannot tell while it is away.
+        if not self.lost and self.tells_versions:
+            self._version = self._tables.sequence
+        return self._version
 
     def changes_since(self, sequence: int) -> Changes:
         with self._lock:

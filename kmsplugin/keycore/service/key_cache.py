@@ -47,18 +47,21 @@ class KeyCache:
         self._dropped: list[VersionId] = []
         self._drops = 0
         self._sequence = 0
+        self._version = -1
         self._refreshed_at = float("-inf")
         self._lock = threading.RLock()
 
     def key(self, key_id: KeyId, *, within: InstanceId | None = None) -> Key:
         """Return a key that was right at most :data:`MAX_AGE_SECONDS` ago.
 
+        Where the store can tell that something was written, it is right now.
+
         Raises:
             KeyNotFoundError: there is none in that instance.
             IntegrityError: its record was changed.
             StoreUnavailableError: the bound has passed and the store does not answer.
         """
-        if not self._is_fresh():
+        if not self._is_fresh() or self._store.version() != self._version:
             self.refresh()
         with self._lock:
             key = self._keys.get(key_id)
@@ -71,7 +74,7 @@ class KeyCache:
         return key
 
     def peek(self, key_id: KeyId) -> Key | None:
-        """Return a key if :meth:`key` would do so without the store, otherwise ``None``."""
+        """Return a key that :meth:`key` will most likely not load from the store, or ``None``."""
         with self._lock:
             return self._keys.get(key_id) if self._is_fresh() else None
 
@@ -89,13 +92,14 @@ class KeyCache:
             sequence = self._sequence
         # The age counts from before the read, so it is never understated. No lock is
         # held meanwhile: a slow store must not stop those who need no look at it.
-        started = self._clock.monotonic()
+        started, version = self._clock.monotonic(), self._store.version()
         changes = self._store.changes_since(sequence)
         with self._lock:
             for key_id in changes.key_ids:
                 self.drop(key_id)
             self._sequence = max(self._sequence, changes.sequence)
-            self._refreshed_at = max(self._refreshed_at, started)
+            if started >= self._refreshed_at:
+                self._refreshed_at, self._version = started, version
 
     def drop(self, key_id: KeyId) -> None:
         """Forget one key here and its working copies in the token."""

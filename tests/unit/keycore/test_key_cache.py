@@ -70,6 +70,7 @@ def test_a_key_is_read_from_the_store_once(
 def test_a_change_by_another_process_is_seen_within_the_bound(
     here: FakeInstallation, change: str
 ) -> None:
+    here.store.tells_versions = False
     key = root_key(here)
     here.core.cache.key(key.id)
     CHANGES[change](here.another_process(), key)
@@ -77,6 +78,27 @@ def test_a_change_by_another_process_is_seen_within_the_bound(
     here.clock.advance(seconds=0.6)
 
     assert here.core.cache.key(key.id) == here.core.keys.get(CALLER, key.id) != key
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_a_change_by_another_process_is_seen_at_once_where_the_store_can_tell(
+    here: FakeInstallation, change: str
+) -> None:
+    key = root_key(here)
+    here.core.cache.key(key.id)
+
+    CHANGES[change](here.another_process(), key)
+
+    assert here.core.cache.key(key.id) == here.core.keys.get(CALLER, key.id) != key
+
+
+def test_a_key_is_used_for_the_bound_where_the_store_cannot_tell(here: FakeInstallation) -> None:
+    here.store.tells_versions = False
+    key = root_key(here)
+    here.core.cache.key(key.id)
+    here.another_process().keys.suspend(CALLER, key.id)
+
+    assert here.core.cache.key(key.id) == key
 
 
 @pytest.mark.parametrize("change", list(CHANGES))
@@ -93,6 +115,7 @@ def test_a_change_by_this_process_is_seen_at_once(here: FakeInstallation, change
 def test_a_key_taken_away_by_another_process_stops_wrapping_within_the_bound(
     here: FakeInstallation, change: str
 ) -> None:
+    here.store.tells_versions = False
     key = root_key(here)
     here.core.wrapping.wrap(CALLER, here.instance.id, key.id)
     CHANGES[change](here.another_process(), key)
@@ -105,6 +128,7 @@ def test_a_key_taken_away_by_another_process_stops_wrapping_within_the_bound(
 
 @pytest.mark.parametrize("change", list(CHANGES))
 def test_working_copies_of_a_changed_key_are_forgotten(here: FakeInstallation, change: str) -> None:
+    here.store.tells_versions = False
     key = root_key(here)
     other = root_key(here)
     here.core.cache.key(key.id)

@@ -1,0 +1,135 @@
+"""Which faces ``keyplane serve`` runs, and with which command lines."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.loopback import free_port
+from tests.unit.keycli.conftest import Run
+
+ISSUER = '[[rest.issuers]]\nname = "idp"\nurl = "https://idp.example.org"\naudience = "keyplane"\n'
+
+
+class Supervised:
+    """What was to be supervised, and how the supervisor is to end."""
+
+    def __init__(self) -> None:
+        self.commands: Mapping[str, Sequence[str]] = {}
+        self.addresses: list[Any] = []
+        self.code = 0
+
+    def __call__(
+        self, commands: Mapping[str, Sequence[str]], *, listeners: Sequence[socket.socket] = ()
+    ) -> int:
+        self.commands = commands
+        self.addresses = [listener.getsockname() for listener in listeners]
+        self.numbers = [str(listener.fileno()) for listener in listeners]
+        for listener in listeners:
+            listener.close()
+        return self.code
+
+
+@pytest.fixture
+def supervised(monkeypatch: pytest.MonkeyPatch) -> Supervised:
+    supervised = Supervised()
+    monkeypatch.setattr("keycli.supervisor.supervise", supervised)
+    return supervised
+
+
+def configure(config: Path, more: str) -> None:
+    config.write_text(config.read_text() + more)
+
+
+def test_without_a_name_provider_and_operator_are_served(run: Run, supervised: Supervised) -> None:
+    assert run("serve").code == 0
+
+    assert list(supervised.commands) == ["provider", "operator"]
+
+
+def test_without_a_name_rest_is_served_too_if_it_has_an_issuer(
+    run: Run, supervised: Supervised, config: Path
+) -> None:
+    configure(config, ISSUER)
+
+    assert run("serve").code == 0
+
+    assert list(supervised.commands) == ["provider", "operator", "rest"]
+
+
+def test_each_face_is_started_with_the_same_settings(
+    run: Run, supervised: Supervised, config: Path
+) -> None:
+    run("--config", str(config), "--debug", "serve", "rest", "provider", "rest")
+
+    program = [sys.executable, "-P", "-m", "keycli.main", "--config", str(config), "--debug"]
+    assert supervised.commands == {
+        "rest": [*program, "serve", "rest"],
+        "provider": [*program, "serve", "provider"],
+    }
+
+
+def test_the_code_of_the_supervisor_is_the_end(run: Run, supervised: Supervised) -> None:
+    supervised.code = 2
+
+    assert run("serve").code == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rest_without_an_issuer_is_refused_with_the_fix(
+    run: Run, config: Path, workers: int
+) -> None:
+    configure(config, f"[rest]\nworkers = {workers}\n")
+
+    ended = run("serve", "rest")
+
+    assert (ended.code, ended.out) == (2, "")
+    assert "error: the REST face has no issuer of bearer tokens" in ended.err
+    assert "fix: add a section [[rest.issuers]]" in ended.err
+
+
+def test_workers_inherit_all_sockets_each_with_its_own_first(
+    run: Run, supervised: Supervised, config: Path
+) -> None:
+    port = free_port()
+    configure(config, f"[rest]\nworkers = 3\nport = {port}\n{ISSUER}")
+
+    assert run("serve", "rest").code == 0
+
+    a, b, c = supervised.numbers
+    assert supervised.addresses == [("127.0.0.1", port)] * 3
+    assert {name: listeners(line) for name, line in supervised.commands.items()} == {
+        "rest-1": [a, b, c],
+        "rest-2": [b, c, a],
+        "rest-3": [c, a, b],
+    }
+
+
+def listeners(command_line: Sequence[str]) -> list[str]:
+    end = command_line.index("rest") + 1
+    options, numbers = command_line[end::2], command_line[end + 1 :: 2]
+    assert set(options) == {"--listener"}
+    return list(numbers)
+
+
+def test_a_port_that_is_taken_ends_with_2(run: Run, supervised: Supervised, config: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        configure(config, f"[rest]\nworkers = 2\nport = {other.getsockname()[1]}\n{ISSUER}")
+
+        ended = run("serve", "rest")
+
+    assert ended.code == 2
+    assert "another process listens on port" in ended.err
+    assert supervised.commands == {}
+
+
+def test_what_is_for_the_supervisor_alone_is_not_in_the_help(run: Run) -> None:
+    shown = run("serve", "--help").out
+
+    assert "--listener" not in shown
+    assert "--parent" not in shown
