@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from joserfc import jwt
 from joserfc.jwk import ECKey
@@ -31,6 +31,10 @@ _CONNECTION_SECONDS_MAX: Final = 10.0
 
 class Issuer:
     """Runs in threads of this process; it can be stopped and started again."""
+
+    issued: ClassVar[list[str]] = []
+    """Every credential that any issuer of this process has signed, for the test that looks
+    for them where they must not be."""
 
     def __init__(self, directory: Path) -> None:
         """Make a signing key and the server's certificate; nothing listens yet.
@@ -83,7 +87,9 @@ class Issuer:
         wanted = {**good, **(claims or {})}
         wanted = {name: value for name, value in wanted.items() if value is not None}
         header = {"alg": _ALGORITHM, "typ": "JWT", "kid": self._key.kid}
-        return jwt.encode(header, wanted, self._key)
+        credential = jwt.encode(header, wanted, self._key)
+        Issuer.issued.append(credential)
+        return credential
 
     def __enter__(self) -> Self:
         """Start it."""

@@ -20,6 +20,11 @@ from keycore.service.caller import Caller
 from keycore.settings import Settings
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that look at what all others have left behind to the end."""
+    items.sort(key=lambda item: item.get_closest_marker("runs_last") is not None)
+
+
 @pytest.fixture(scope="session")
 def softhsm_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of an initialised installation on SoftHSM2."""
