@@ -17,6 +17,7 @@ clients rely on it::
     │   └── SocketInUseError
     ├── InvalidRequestError
     │   ├── CiphertextMalformedError
+    │   ├── PayloadNotAllowedError
     │   └── NotARootKeyError
     ├── AccessError                   the caller, not the request, is refused
     │   ├── UnauthenticatedError
@@ -146,6 +147,16 @@ class CiphertextMalformedError(InvalidRequestError):
     def __init__(self) -> None:
         """Say the one fixed sentence."""
         super().__init__("the ciphertext is not one that keyplane made", field="ciphertext")
+
+
+class PayloadNotAllowedError(InvalidRequestError):
+    """Key material was given for a rotation of a key that keyplane generated."""
+
+    code = "payload_not_allowed"
+
+    def __init__(self) -> None:
+        """Say the one fixed sentence."""
+        super().__init__("key material may be given only if the key was imported", field="payload")
 
 
 class NotARootKeyError(InvalidRequestError):

@@ -33,6 +33,7 @@ from keycore.errors import (
     KeyStateError,
     NotARootKeyError,
     NotFoundError,
+    PayloadNotAllowedError,
     PayloadRequiredError,
     RotationPendingError,
     SetupError,
@@ -107,6 +108,12 @@ FAULTS: Mapping[type[KeyplaneError], Fault] = {
         400,
         "KEY_ROOT_REQ_ERR",
         "Requested action can only be completed with a root key",
+    ),
+    # It is a field of the body, but clients know it by this code and these words.
+    PayloadNotAllowedError: Fault(
+        400,
+        "INVALID_QUERY_PARAM_ERR",
+        "The query_param 'payload' must be: provided only if key is imported",
     ),
     UnknownPathError: Fault(404, "NOT_FOUND_ERR", headline="Not Found: there is no such path"),
     MethodNotAllowedError: Fault(405, "METHOD_NOT_ALLOWED_ERR"),
@@ -188,18 +195,9 @@ FAULTS: Mapping[type[KeyplaneError], Fault] = {
 
 _INTERNAL = Fault(500, "INTERNAL_ERR", UNEXPECTED)
 
-_PAYLOAD_ONLY_IF_IMPORTED = "'payload' must be: provided only if key is imported"
-"""The core's words for material that is given to a generated key."""
-
-_PAYLOAD_GIVEN = Fault(
-    400, "INVALID_QUERY_PARAM_ERR", f"The query_param {_PAYLOAD_ONLY_IF_IMPORTED}"
-)
-
 
 def fault_of(error: BaseException) -> Fault:
     """Return the row of the nearest class in the table; a fault of ours has one too."""
-    if isinstance(error, KeyplaneError) and error.message == _PAYLOAD_ONLY_IF_IMPORTED:
-        return _PAYLOAD_GIVEN
     mapped = (FAULTS[cls] for cls in type(error).__mro__ if cls in FAULTS)
     return next(mapped, _INTERNAL)
 

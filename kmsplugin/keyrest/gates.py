@@ -96,7 +96,7 @@ class Gates:
         self._instances = core.instances
         self._authentication = authentication
         self._policy = policy
-        self._throttle = Throttle(core.settings.rest.requests_per_second)
+        self._throttle = Throttle(core.settings.rest.requests_per_second, core.clock)
         self._known_instances: set[InstanceId] = set()
 
     async def admit(

@@ -111,11 +111,16 @@ class Request:
         return _accepted(self.headers.get(b"accept", b""))
 
     def ensure_json(self, body: bytes) -> None:
-        """Check that a body which is there is not declared to be something else than JSON.
+        """Check that a body which is there is not declared to be something else than plain JSON.
 
         Raises:
             UnsupportedMediaTypeError: it is.
         """
+        encoding = self.headers.get(b"content-encoding", b"identity").strip().lower()
+        if body and encoding not in (b"", b"identity"):
+            raise UnsupportedMediaTypeError(
+                "the body is compressed", hint="send it without content-encoding"
+            )
         if body:
             _ensure_json_type(self.headers.get(b"content-type", b""))
 

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import math
-import time
-from fractions import Fraction
-
-from limits import RateLimitItemPerSecond
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
+from collections import OrderedDict
 
 from keycore.errors import TooManyRequestsError
+from keycore.ports import Clock
 
-_SECONDS_COUNTED_MAX = 10
-"""A rate such as 2.5 a second is counted as 5 in 2 seconds, over this long at most, so
-that nobody saves up much."""
+SAVED_SECONDS = 1.0
+"""How long a caller that was silent may save up requests for."""
+
+CALLERS_MAX = 10_000
+"""Callers that are remembered; the one that was silent longest is forgotten first."""
 
 
 class Throttle:
-    """Counts the requests of each caller that this process answers."""
+    """Spaces the requests of each caller that this process answers.
 
-    def __init__(self, requests_per_second: float | None) -> None:
+    It remembers one moment for each caller: when all that it has asked for so far is
+    paid off at the allowed rate (the generic cell rate algorithm, ITU-T I.371). So it
+    has no windows, at whose borders twice the rate would pass, and nothing to tidy up.
+    """
+
+    def __init__(self, requests_per_second: float | None, clock: Clock) -> None:
         """Let each caller ask so often; ``None`` sets no bound."""
-        self._limit = None if requests_per_second is None else _limit(requests_per_second)
-        # Made only when it is needed: it keeps a thread of its own.
-        self._counts = None if self._limit is None else FixedWindowRateLimiter(MemoryStorage())
+        self._interval = 1 / requests_per_second if requests_per_second else 0.0
+        self._saved = max(SAVED_SECONDS, self._interval)
+        self._clock = clock
+        self._paid_off: OrderedDict[str, float] = OrderedDict()
 
     def admit(self, actor: str) -> None:
         """Count one request of ``actor``.
@@ -32,14 +36,13 @@ class Throttle:
         Raises:
             TooManyRequestsError: it is one too many.
         """
-        if self._limit is None or self._counts is None or self._counts.hit(self._limit, actor):
+        if not self._interval:
             return
-        reset_at = self._counts.get_window_stats(self._limit, actor).reset_time
-        raise TooManyRequestsError(max(1, math.ceil(reset_at - time.time())))
-
-
-def _limit(requests_per_second: float) -> RateLimitItemPerSecond:
-    if requests_per_second < 1:
-        return RateLimitItemPerSecond(1, math.ceil(1 / requests_per_second))
-    rate = Fraction(requests_per_second).limit_denominator(_SECONDS_COUNTED_MAX)
-    return RateLimitItemPerSecond(rate.numerator, rate.denominator)
+        now = self._clock.monotonic()
+        paid_off = max(now, self._paid_off.get(actor, now)) + self._interval
+        if paid_off - now > self._saved:
+            raise TooManyRequestsError(max(1, math.ceil(paid_off - now - self._saved)))
+        self._paid_off[actor] = paid_off
+        self._paid_off.move_to_end(actor)
+        if len(self._paid_off) > CALLERS_MAX:
+            self._paid_off.popitem(last=False)

@@ -53,6 +53,7 @@ DISPOSITIONS: Mapping[type[Exception], Disposition] = {
     core.SocketInUseError: Disposition("SetupFault"),
     core.InvalidRequestError: Disposition("Refused"),
     core.CiphertextMalformedError: Disposition("Refused"),
+    core.PayloadNotAllowedError: Disposition("Refused"),
     core.NotARootKeyError: Disposition("Refused"),
     core.AccessError: Disposition("Refused"),
     core.UnauthenticatedError: Disposition("Refused"),

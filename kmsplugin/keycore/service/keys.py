@@ -20,8 +20,8 @@ from keycore.domain.keys import (
     ensure_allowed,
 )
 from keycore.errors import (
-    InvalidRequestError,
     KeyOwnedError,
+    PayloadNotAllowedError,
     PayloadRequiredError,
     StoreUnavailableError,
 )
@@ -375,9 +375,7 @@ class KeyService(KeyReader):
 
     def _check_rotation_material(self, key: Key, material: bytes | None) -> None:
         if not key.imported and material is not None:
-            raise InvalidRequestError(
-                "'payload' must be: provided only if key is imported", field="payload"
-            )
+            raise PayloadNotAllowedError
         if key.imported and material is None:
             raise PayloadRequiredError(f"key {key.id} was imported: new key material is required")
         if material is not None:

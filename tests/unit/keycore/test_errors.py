@@ -62,6 +62,7 @@ def test_codes_never_change() -> None:
         "idempotency_key_reused",
         "issuer_unavailable",
         "too_many_requests",
+        "payload_not_allowed",
         "unauthenticated",
         "already_exists",
         "already_initialised",

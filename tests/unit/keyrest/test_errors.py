@@ -25,6 +25,7 @@ from keycore.errors import (
     KeyplaneError,
     KeyStateError,
     NotARootKeyError,
+    PayloadNotAllowedError,
     PayloadRequiredError,
     RotationPendingError,
     StoreUnavailableError,
@@ -124,9 +125,7 @@ def test_every_code_is_a_word_in_capitals(fault: Any) -> None:
             "The query_param 'limit' must be: an integer",
         ),
         (
-            InvalidRequestError(
-                "'payload' must be: provided only if key is imported", field="payload"
-            ),
+            PayloadNotAllowedError(),
             400,
             "INVALID_QUERY_PARAM_ERR",
             "The query_param 'payload' must be: provided only if key is imported",

@@ -221,6 +221,18 @@ def test_a_body_of_another_type_is_refused(content_type: str) -> None:
         request(("Content-Type", content_type)).ensure_json(b"{}")
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity"])
+def test_a_compressed_body_is_refused_as_such(encoding: str) -> None:
+    with pytest.raises(UnsupportedMediaTypeError) as refused:
+        request(("Content-Encoding", encoding)).ensure_json(b"{}")
+    assert "content-encoding" in refused.value.hint
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+def test_a_body_that_says_that_it_is_not_compressed_is_taken(encoding: str) -> None:
+    request(("Content-Encoding", encoding)).ensure_json(b"{}")
+
+
 def test_curl_without_a_type_is_told_what_to_add() -> None:
     sent = request(("Content-Type", "application/x-www-form-urlencoded"))
 
