@@ -1,6 +1,6 @@
-"""Keeps one child process for each face running until a signal ends them all.
+"""Keeps one child process for each face, or for each worker, running until a signal ends all.
 
-Every face is a program of its own, started afresh: a PKCS#11 module must be
+Every child is a program of its own, started afresh: a PKCS#11 module must be
 loaded after a fork, and one face's fault must not stop the other.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import socket
 import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
@@ -35,19 +36,22 @@ _PR_SET_PDEATHSIG = 1
 _log = structlog.get_logger(__name__)
 
 
-def supervise(commands: Mapping[str, Sequence[str]]) -> int:
+def supervise(
+    commands: Mapping[str, Sequence[str]], *, listeners: Sequence[socket.socket] = ()
+) -> int:
     """Run each command in a process of its own until SIGTERM or SIGINT.
 
     The option ``--parent PID`` is added, by which the child learns whose end is
     its own end.
 
     Args:
-        commands: command lines by the face that they serve.
+        commands: command lines by what they serve.
+        listeners: as in :class:`Supervisor`.
 
     Returns:
         0 after a signal, 2 when a child ended with 2: its setup must be mended by hand.
     """
-    return asyncio.run(Supervisor(commands).run())
+    return asyncio.run(Supervisor(commands, listeners=listeners).run())
 
 
 @dataclass
@@ -56,10 +60,14 @@ class Supervisor:
 
     Attributes:
         delay_seconds: first pause before a face is started again; it doubles each time.
+        listeners: sockets that every child inherits, each under its own number here.
+            Connections wait in them while a child is started again, and as soon as all
+            end nobody shall wait any more, so they are closed then.
     """
 
     commands: Mapping[str, Sequence[str]]
     delay_seconds: float = 1.0
+    listeners: Sequence[socket.socket] = ()
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _children: dict[str, Process] = field(default_factory=dict)
     _code: int = ExitCode.OK
@@ -92,6 +100,7 @@ class Supervisor:
             "--parent",
             str(os.getpid()),
             stdin=DEVNULL,
+            pass_fds=[listener.fileno() for listener in self.listeners],
             # Ctrl-C then reaches this process alone, and each child gets one signal.
             process_group=0,
         )
@@ -112,6 +121,8 @@ class Supervisor:
     def _end(self, code: int) -> None:
         self._code = self._code or code
         self._stop.set()
+        for listener in self.listeners:
+            listener.close()
         for child in self._children.values():
             _signal(child, signal.SIGTERM)
         asyncio.get_running_loop().call_later(STOP_SECONDS, self._kill)

@@ -21,6 +21,7 @@ from keyrest.errors import ERROR_TYPE, answer_body, fault_of, headers_of
 from keyrest.gates import Authentication, Gates, PolicyInForce, Trail
 from keyrest.handlers import Call, Handlers, UseCase
 from keyrest.health import Check, Finding, Health, Outcome
+from keyrest.openapi.document import PAGE_PATH, openapi_page
 from keyrest.request_errors import MethodNotAllowedError
 from keyrest.requests import Request
 from keyrest.routes import Operation, Routes
@@ -58,8 +59,12 @@ def rest_app(
         return Finding(Outcome.DEGRADED, policy.fault) if policy.fault else Finding()
 
     health = Health(core, {"policy": policy_file, "issuers": issuers, **(checks or {})})
-    probes: dict[str, Page] = {"/livez": health.live, "/readyz": health.ready}
-    return RestApp(core, Gates(core, authentication, policy), {**probes, **(pages or {})})
+    own: dict[str, Page] = {
+        "/livez": health.live,
+        "/readyz": health.ready,
+        PAGE_PATH: openapi_page,
+    }
+    return RestApp(core, Gates(core, authentication, policy), {**own, **(pages or {})})
 
 
 def _issuers_finding(faults: Mapping[str, str], count: int) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qs
 
 from keycore.domain.keys import KeyKind, KeyState
@@ -24,8 +25,9 @@ _NUMBER = re.compile(r"[0-9]{1,10}")
 _STATES = {str(state.value): state for state in KeyState}
 
 
+@lru_cache(maxsize=256)
 def read_query(query_string: bytes) -> Query:
-    """Return the query of a request.
+    """Return the query of a request; most are one of a few, such as ``action=wrap``.
 
     Raises:
         InvalidQueryError: it has too many parameters.

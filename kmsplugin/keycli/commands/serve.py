@@ -1,4 +1,7 @@
-"""``keyplane serve``: runs one face in this process, or each of several in one of its own."""
+"""``keyplane serve``: runs one face in this process, or each of several in one of its own.
+
+The REST face may have several workers; then its process starts and watches them.
+"""
 
 from __future__ import annotations
 
@@ -16,46 +19,50 @@ class Face(StrEnum):
 
     PROVIDER = "provider"
     OPERATOR = "operator"
+    REST = "rest"
 
 
 FacesArgument = Annotated[
     list[Face] | None,
-    typer.Argument(metavar="[provider] [operator]", help="Without a name: both."),
+    typer.Argument(
+        metavar="[provider] [operator] [rest]",
+        help="Without a name: the first two, and rest if it has an issuer.",
+    ),
 ]
 ParentOption = Annotated[int | None, typer.Option("--parent", metavar="PID", hidden=True)]
 """Set by the supervisor alone: the process ends when that parent does."""
 
+ListenersOption = Annotated[list[int] | None, typer.Option("--listener", hidden=True)]
+"""Set by the supervisor alone: numbers of inherited sockets, the worker's own first."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    command(app, "serve", examples=("keyplane serve", "keyplane serve provider"))(serve)
+    examples = ("keyplane serve", "keyplane serve provider", "keyplane serve rest")
+    command(app, "serve", examples=examples)(serve)
 
 
-def serve(run: Invocation, faces: FacesArgument = None, *, parent: ParentOption = None) -> None:
-    """Run the provider, the operator, or both.
+def serve(
+    run: Invocation,
+    faces: FacesArgument = None,
+    *,
+    parent: ParentOption = None,
+    listener: ListenersOption = None,
+) -> None:
+    """Run provider, operator and REST API, or some of them.
 
     The provider serves kube-apiserver on a unix socket, the operator serves Key
-    resources. One of them runs in this process. Both run in a process each: one
-    that ends is started again after 1 to 30 seconds, but a fault of the
-    installation ends both with exit code 2.
+    resources, rest serves the HTTPS API. One of them runs in this process.
+    Several run in a process each: one that ends is started again after 1 to 30
+    seconds, but a fault of the installation ends all with exit code 2. So does
+    rest with its workers, if it has more than one.
     """
-    wanted = list(dict.fromkeys(faces or Face))
-    if len(wanted) == 1:
-        _serve_one(run, wanted[0], parent)
+    wanted = list(dict.fromkeys(faces or _usual_faces(run)))
+    if len(wanted) > 1:
+        _supervise(run, wanted)
         return
-    ended = _supervise(run, wanted)
-    if ended:
-        raise typer.Exit(ended)
-
-
-def _serve_one(run: Invocation, face: Face, parent: int | None) -> None:
-    from keycli.logs import configure_logs  # noqa: PLC0415
-    from keycli.supervisor import end_with_parent  # noqa: PLC0415
-
-    if parent is not None:
-        end_with_parent(parent)
-    configure_logs(run.settings.log, face=face.value)
-    match face:
+    _prepare(run, wanted[0], parent)
+    match wanted[0]:
         case Face.PROVIDER:
             from keyplugin.main import run as run_provider  # noqa: PLC0415
 
@@ -64,14 +71,61 @@ def _serve_one(run: Invocation, face: Face, parent: int | None) -> None:
             from keyoperator.main import run as run_operator  # noqa: PLC0415
 
             run_operator(run.settings)
+        case Face.REST if listener is None and run.settings.rest.workers > 1:
+            _supervise_workers(run)
+        case Face.REST:
+            _run_rest(run, listener)
 
 
-def _supervise(run: Invocation, faces: list[Face]) -> int:
+def _usual_faces(run: Invocation) -> list[Face]:
+    rest = [Face.REST] if run.settings.rest.issuers else []
+    return [Face.PROVIDER, Face.OPERATOR, *rest]
+
+
+def _prepare(run: Invocation, face: Face, parent: int | None) -> None:
+    from keycli.logs import configure_logs  # noqa: PLC0415
+    from keycli.supervisor import end_with_parent  # noqa: PLC0415
+
+    if parent is not None:
+        end_with_parent(parent)
+    configure_logs(run.settings.log, face=face.value)
+
+
+def _run_rest(run: Invocation, listener: list[int] | None) -> None:
+    import socket  # noqa: PLC0415
+
+    from keyrest.main import run as run_rest  # noqa: PLC0415
+
+    inherited = None if listener is None else [socket.socket(fileno=number) for number in listener]
+    run_rest(run.settings, listeners=inherited)
+
+
+def _supervise(run: Invocation, faces: list[Face]) -> None:
     from keycli.logs import configure_logs  # noqa: PLC0415
     from keycli.supervisor import supervise  # noqa: PLC0415
 
     configure_logs(run.settings.log, face="serve")
-    return supervise({face.value: _command_line(run, face) for face in faces})
+    _end_with(supervise({face.value: _command_line(run, face) for face in faces}))
+
+
+def _supervise_workers(run: Invocation) -> None:
+    from keycli.supervisor import supervise  # noqa: PLC0415
+    from keyrest.listening import open_listeners  # noqa: PLC0415
+
+    rest = run.settings.rest
+    listeners = open_listeners(rest, rest.workers)
+    numbers = [str(listener.fileno()) for listener in listeners]
+    commands = {}
+    for worker in range(rest.workers):
+        own_first = numbers[worker:] + numbers[:worker]
+        options = [part for number in own_first for part in ("--listener", number)]
+        commands[f"rest-{worker + 1}"] = [*_command_line(run, Face.REST), *options]
+    _end_with(supervise(commands, listeners=listeners))
+
+
+def _end_with(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
 
 
 def _command_line(run: Invocation, face: Face) -> list[str]:

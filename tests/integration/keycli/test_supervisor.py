@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.loopback import free_port
 from testbed.waiting import wait_until
 
 SUPERVISOR = """
@@ -30,6 +32,30 @@ with open("{file}", "a") as pids:
     print(os.getpid(), file=pids)
 while True:
     time.sleep(60)
+"""
+
+LISTENING_SUPERVISOR = """
+import asyncio, socket, sys
+from keycli.supervisor import Supervisor
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+command = [sys.executable, "-c", sys.argv[2], str(listener.fileno())]
+supervisor = Supervisor({"worker": command}, delay_seconds=0.05, listeners=[listener])
+sys.exit(asyncio.run(supervisor.run()))
+"""
+
+ONE_ANSWER = """
+import os, socket, sys
+accepted, _ = socket.socket(fileno=int(sys.argv[1])).accept()
+accepted.sendall(str(os.getpid()).encode())
+"""
+
+SLOW_TO_END = """
+import os, pathlib, signal, sys, time
+listener, may_end = int(sys.argv[1]), pathlib.Path("{file}")
+signal.signal(signal.SIGTERM, lambda *_: os.close(listener))
+may_end.with_suffix(".up").touch()
+while not may_end.exists():
+    time.sleep(0.02)
 """
 
 MISSING_SETUP = "import sys; sys.exit(2)"
@@ -124,3 +150,50 @@ def test_a_face_that_lost_its_parent_before_it_looked_ends_at_once(face: Face) -
 
     assert done.returncode == 0
     assert face.pids == []
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+def test_connections_wait_in_an_inherited_socket_for_the_next_run(port: int) -> None:
+    """Each run answers one of them and ends."""
+    with start_listening(port, ONE_ANSWER) as supervisor:
+        wait_for(lambda: is_listened_on(port), "the socket")
+        clients = [socket.create_connection(("127.0.0.1", port), SECONDS_MAX) for _ in range(3)]
+        answers = {client.recv(100) for client in clients}
+        for client in clients:
+            client.close()
+        supervisor.terminate()
+
+        assert supervisor.wait(SECONDS_MAX) == 0
+
+    assert len(answers) == 3
+
+
+def test_nobody_waits_in_an_inherited_socket_once_the_end_has_begun(
+    port: int, tmp_path: Path
+) -> None:
+    may_end = tmp_path / "may end"
+    with start_listening(port, SLOW_TO_END.format(file=may_end)) as supervisor:
+        wait_for(may_end.with_suffix(".up").exists, "the worker")
+        assert is_listened_on(port)
+        supervisor.terminate()
+
+        wait_for(lambda: not is_listened_on(port), "the end of the socket")
+        assert supervisor.poll() is None
+        may_end.touch()
+        assert supervisor.wait(SECONDS_MAX) == 0
+
+
+def start_listening(port: int, program: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", LISTENING_SUPERVISOR, str(port), program], stderr=subprocess.DEVNULL
+    )
+
+
+def is_listened_on(port: int) -> bool:
+    """Look without connecting, because a connection would be answered."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()
+    return any(f":{port:04X} " in line and " 0A " in line for line in lines)

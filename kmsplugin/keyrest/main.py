@@ -1,0 +1,111 @@
+"""Starts the REST face and keeps it running until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import structlog
+import uvloop
+
+from keycore.bootstrap import Core, open_core
+from keycore.settings import Settings
+from keyrest.app import rest_app
+from keyrest.credentials import Authenticator
+from keyrest.gates import FACE
+from keyrest.health import Finding, Outcome
+from keyrest.limits import Limits
+from keyrest.listening import open_listeners, url_of
+from keyrest.policy import PolicyFile
+from keyrest.server import RestServer
+from keyrest.signals import StopSignals
+from keyrest.tls import TlsFiles
+from keyrest.upkeep import Upkeep
+
+_log = structlog.get_logger(__name__)
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the interpreter while another wants it. A thread back from
+the store or the HSM takes it, and with Python's 5 ms the event loop, and with it every
+other caller, would wait that long for each of them."""
+
+
+_TALKATIVE = ("httpx", "httpcore", "uvicorn")
+"""Libraries that log every request; what matters of it is logged here."""
+
+_OTHER_DESCRIPTORS = 200
+"""Open files besides connections: store, token, audit, issuers, libraries."""
+
+
+def run(settings: Settings, *, listeners: Sequence[socket.socket] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; blocks, and belongs in the main thread.
+
+    Args:
+        settings: at least one issuer must be among them.
+        listeners: listening sockets, this worker's own first; ``None`` opens the one
+            that the settings name. They are closed in the end.
+
+    Raises:
+        SetupError: not initialised, another uid, or token, PIN, store, port, policy
+            or certificate unusable.
+        UnavailableError: token or store did not answer at the start.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with ExitStack() as stack:
+        opened = open_listeners(settings.rest) if listeners is None else listeners
+        for listener in opened:
+            stack.callback(listener.close)
+        _allow_descriptors(settings.rest.connections_max + _OTHER_DESCRIPTORS)
+        # Here and not in a parent: a PKCS#11 module must be loaded after a fork.
+        core = stack.enter_context(open_core(settings, FACE))
+        signals = stack.enter_context(StopSignals())
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        runner.run(_serve(core, opened, signals))
+        _log.info("stopped")
+
+
+async def _serve(core: Core, listeners: Sequence[socket.socket], signals: StopSignals) -> None:
+    settings, rest = core.settings, core.settings.rest
+    tls = TlsFiles(settings, core.clock)
+    policy = PolicyFile(settings.policy_file, [issuer.name for issuer in rest.issuers], core.clock)
+
+    def certificate() -> Finding:
+        return Finding(Outcome.DEGRADED, tls.fault) if tls.fault else Finding()
+
+    def running() -> Finding:
+        # Whoever sends callers here shall send them elsewhere, while those who still
+        # come are answered.
+        return Finding(Outcome.FAILED, "a signal has come") if signals.has_come else Finding()
+
+    upkeep = Upkeep(
+        {"store": core.cache.refresh, "policy": policy.refresh, "certificate": tls.refresh}
+    )
+    async with Authenticator(rest.issuers, rest.leeway, core.clock) as authenticator:
+        checks = {"certificate": certificate, "running": running}
+        app = rest_app(core, authenticator, policy, checks=checks)
+        server = RestServer(app, tls, Limits(connections_max=rest.connections_max))
+        upkeep.run_once()
+        with upkeep:
+            _log.info("serving REST", url=url_of(listeners[0]), pid=os.getpid())
+            await server.serve(listeners, signals.event())
+
+
+def _allow_descriptors(count: int) -> None:
+    """Let this process open so many files, as far as the administrator allows.
+
+    The usual 1,024 are fewer than the connections that the settings promise.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if possible < count:
+        _log.warning("too few open files are allowed for all connections", allowed=hard, need=count)
+    if soft != resource.RLIM_INFINITY and soft < possible:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
