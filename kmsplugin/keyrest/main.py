@@ -85,8 +85,15 @@ async def _serve(core: Core, listeners: Sequence[socket.socket], signals: StopSi
         # come are answered.
         return Finding(Outcome.FAILED, "a signal has come") if signals.has_come else Finding()
 
+    # The first use of each key would otherwise wait for a disk.
+    core.budget.open_credit()
     upkeep = Upkeep(
-        {"store": core.cache.refresh, "policy": policy.refresh, "certificate": tls.refresh}
+        {
+            "store": core.cache.refresh,
+            "uses": core.budget.settle,
+            "policy": policy.refresh,
+            "certificate": tls.refresh,
+        }
     )
     async with Authenticator(rest.issuers, rest.leeway, core.clock) as authenticator:
         checks = {"certificate": certificate, "running": running}

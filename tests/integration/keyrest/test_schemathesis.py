@@ -32,9 +32,9 @@ def site() -> Iterator[RestSite]:
         yield site
 
 
-def short(examples: int, **phases: Any) -> dict[str, Any]:
+def short(count: int, **phases: Any) -> dict[str, Any]:
     """Return the configuration of a run that takes the same way every time."""
-    generation = {"max-examples": examples, "deterministic": True, "database": "none"}
+    generation = {"max-examples": count, "deterministic": True, "database": "none"}
     return {"seed": 1, "generation": generation, "phases": phases}
 
 
