@@ -36,12 +36,10 @@ from keycore.ports import KeyFilter
 from keycore.service.creation import KeyMaker, NewKey
 from keycore.service.records import Records
 from keycore.settings import load_settings
-from testbed.downloads import cache_directory, fetch, keep
+from testbed.go import build_program
 from testbed.loopback import HOST, free_port
 from testbed.processes import ChildProcess
-from testbed.progress import BuildProgress
 from testbed.rest import RestService
-from testbed.toolchain import find_or_install_go, go_environment
 
 CONNECTIONS: Final = (1, 8, 32)
 WORKERS: Final = (1, 2)
@@ -53,8 +51,6 @@ ROUNDS: Final = 3
 SECONDS: Final = 2.0
 WARM_UP_SECONDS: Final = 0.5
 
-_CLIENT: Final = Path(__file__).parent / "loadclient"
-_GO: Final = (1, 24)
 _BATCH: Final = 1_000
 _LONG: Final = timedelta(hours=6)
 
@@ -77,24 +73,6 @@ class Figures:
     p50: float
     p99: float
     failed: int
-
-
-def load_client() -> Path:
-    """Return the load client, built on first use."""
-
-    def build(directory: Path, progress: BuildProgress) -> None:
-        go = find_or_install_go(_GO, cache_directory(), progress)
-        fetch(
-            (go, "build", "-o", directory / "loadclient", "."),
-            "Building the load client",
-            log_directory=directory,
-            progress=progress,
-            environment=go_environment(),
-            working_directory=_CLIENT,
-        )
-
-    made_from = [_CLIENT / "go.mod", _CLIENT / "main.go"]
-    return keep("loadclient", made_from, build) / "loadclient"
 
 
 def send(client: Path, target: Target, connections: int, *, seconds: float) -> Figures:
@@ -219,7 +197,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS)
     chosen = parser.parse_args()
     console = Console(stderr=True)
-    client = load_client()
+    client = build_program("loadclient", Path(__file__).parent / "loadclient")
     table = Table(
         "keys",
         "workers",

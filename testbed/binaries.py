@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from testbed.downloads import cache_directory
 from testbed.errors import BinaryUnavailableError, ControlPlaneError
 from testbed.processes import ChildProcess
 from testbed.progress import BuildProgress
@@ -98,12 +99,6 @@ def _working_kubectl() -> Path | None:
     return Path(path).absolute()
 
 
-def _cache() -> Path:
-    # An empty or relative XDG_CACHE_HOME is invalid by its specification.
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".cache") / "keyplane"
-
-
 def built_directory() -> Path:
     """Name the directory in which the binaries of this go.mod are kept.
 
@@ -113,13 +108,13 @@ def built_directory() -> Path:
     digest = hashlib.sha256()
     for name in ("go.mod", "go.sum"):
         digest.update((_MODULE / name).read_bytes())
-    return _cache() / "controlplane" / digest.hexdigest()[:16]
+    return cache_directory() / "controlplane" / digest.hexdigest()[:16]
 
 
 def _build_under_lock(names: list[str], progress: BuildProgress) -> dict[str, Path]:
     directory = built_directory()
     directory.mkdir(parents=True, exist_ok=True)
-    with _lock(_cache() / "build.lock", progress):
+    with _lock(cache_directory() / "build.lock", progress):
         for leftover in directory.glob(f"{_TEMPORARY_PREFIX}*"):
             # Of a build that was killed: whoever holds the lock is alone here.
             shutil.rmtree(leftover)
@@ -144,7 +139,7 @@ def _lock(path: Path, progress: BuildProgress) -> Iterator[None]:
 
 def _build(names: list[str], directory: Path, progress: BuildProgress) -> None:
     manifest = (_MODULE / "go.mod").read_text()
-    go = find_or_install_go(_wanted_go(manifest), _cache(), progress)
+    go = find_or_install_go(_wanted_go(manifest), cache_directory(), progress)
     progress.say(
         f"Building {', '.join(names)} from Go modules, once: up to ten minutes and 5 GB of disk. "
         "KUBEBUILDER_ASSETS=<directory> uses binaries that you have already."

@@ -15,18 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from testbed import npm
-from testbed.downloads import cache_directory, exclusive, fetch, keep
+from testbed.downloads import fetch, keep
+from testbed.go import build_program
 from testbed.processes import ChildProcess
 from testbed.progress import BuildProgress
-from testbed.toolchain import find_or_install_go, go_environment
 
 _REPOSITORY: Final = Path(__file__).resolve().parent.parent
 _PEERS: Final = _REPOSITORY / "tests" / "peers"
-
-# What Go's client needs; the toolchain that testbed installs is newer.
-_GO_MIN: Final = (1, 24, 0)
-
-_GO_BUILD_SECONDS_MAX: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,32 +116,7 @@ def _node_client() -> PublishedClient:
 
 
 def _go_client() -> PublishedClient:
-    module = _PEERS / "go"
-
-    def build(directory: Path, progress: BuildProgress) -> None:
-        with exclusive(cache_directory() / "build.lock", progress):
-            go = find_or_install_go(_GO_MIN, cache_directory(), progress)
-        fetch(
-            (go, "mod", "download"),
-            "Downloading keyprotect-go-client",
-            log_directory=directory.parent,
-            working_directory=module,
-            environment=go_environment(),
-            progress=progress,
-        )
-        fetch(
-            (go, "build", "-trimpath", "-o", directory / "peer", "."),
-            "Building the program for keyprotect-go-client",
-            log_directory=directory.parent,
-            working_directory=module,
-            environment=go_environment(),
-            progress=progress,
-            within_seconds=_GO_BUILD_SECONDS_MAX,
-            attempts=1,
-        )
-
-    sources = sorted(path for path in module.iterdir() if path.suffix in (".go", ".mod", ".sum"))
-    program = keep("peers/keyprotect-go-client", sources, build) / "peer"
+    program = build_program("peers/keyprotect-go-client", _PEERS / "go")
     return PublishedClient("keyprotect-go-client", (program,))
 
 
