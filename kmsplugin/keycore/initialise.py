@@ -48,7 +48,7 @@ PIN_DIGITS = 16
 _LOCK_NAME = "init.lock"
 
 # The last one is in every file system of its own.
-_OWN_NAMES = frozenset({"audit", "pins", "tokens", _LOCK_NAME, "lost+found"})
+_OWN_NAMES = frozenset({"audit", "pins", "policy.toml", "tls", "tokens", _LOCK_NAME, "lost+found"})
 
 _OWN_PREFIXES = ("keyplane.db", "pin-rejected", "softhsm2.", "tokens.")
 
@@ -147,7 +147,7 @@ def _make_state_dir(state_dir: Path) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    """Tell whether an interrupted ``init`` can have left a file of that name."""
+    """Tell whether keyplane, or an administrator for it, can have put a file of that name there."""
     return name in _OWN_NAMES or name.startswith(_OWN_PREFIXES)
 
 

@@ -387,10 +387,16 @@ def _refuse_unknown_variables() -> None:
 
 def _all_faults(error: ValidationError) -> str:
     faults = [
-        f"  {'.'.join(map(str, fault['loc']))}: {_words_for(fault['type'], fault['msg'])}"
+        f"  {_place_of(fault['loc'])}: {_words_for(fault['type'], fault['msg'])}"
         for fault in error.errors(include_input=False, include_url=False)
     ]
     return "the configuration has faults:\n" + "\n".join(faults)
+
+
+def _place_of(location: tuple[int | str, ...]) -> str:
+    """Return a setting's dotted name; the parts of a list are counted from one."""
+    parts = (f"{part + 1}" if isinstance(part, int) else part for part in location)
+    return ".".join(parts)
 
 
 def _words_for(fault_type: str, message: str) -> str:
@@ -399,5 +405,9 @@ def _words_for(fault_type: str, message: str) -> str:
         return "there is no such setting"
     if fault_type.startswith("time_delta"):
         return "must be seconds, or a duration such as PT30S"
+    if fault_type == "string_pattern_mismatch":
+        return "has characters, or a length, that it may not have"
+    if fault_type == "missing":
+        return "is missing"
     # pydantic puts these words before the messages of our own checks.
     return message.removeprefix("Value error, ")

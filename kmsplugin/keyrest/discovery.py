@@ -39,6 +39,9 @@ _HEADERS = {
 }
 
 
+_SHOWN_CHARACTERS_MAX = 200
+
+
 class KeySource(Protocol):
     """Where the keys of one issuer come from."""
 
@@ -100,7 +103,10 @@ class HttpsKeySource:
         if metadata.get("issuer") != self._issuer.url:
             # Discovery 1.0, 4.3: they must be identical, else one issuer could speak
             # for another.
-            raise IssuerUnavailableError("its metadata name another issuer than the settings do")
+            raise IssuerUnavailableError(
+                f"its metadata name another issuer ({_shown(metadata.get('issuer'))}) "
+                "than the settings do"
+            )
         url = metadata.get("jwks_uri")
         if not isinstance(url, str) or not _is_plain_https(url):
             raise IssuerUnavailableError("the jwks_uri of its metadata is no plain https:// URL")
@@ -112,6 +118,11 @@ class HttpsKeySource:
         if self._issuer.credential_file is not None:
             headers["Authorization"] = f"Bearer {_credential(self._issuer.credential_file)}"
         return trust, headers
+
+
+def _shown(issuer: object) -> str:
+    """Return an issuer's public name for a log line, whatever the server sent for it."""
+    return repr(issuer[:_SHOWN_CHARACTERS_MAX]) if isinstance(issuer, str) else "no text"
 
 
 def _is_plain_https(url: str) -> bool:
@@ -127,6 +138,8 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
     """Return TLS 1.2 or newer, with host names checked."""
     try:
         return ssl.create_default_context(cafile=ca_file)
+    except FileNotFoundError:
+        raise IssuerUnavailableError(f"its ca_file {ca_file} does not exist") from None
     except OSError:
         raise IssuerUnavailableError(f"its ca_file {ca_file} holds no readable CA") from None
 

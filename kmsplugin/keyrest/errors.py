@@ -116,20 +116,20 @@ FAULTS: Mapping[type[KeyplaneError], Fault] = {
         "The query_param 'payload' must be: provided only if key is imported",
     ),
     UnknownPathError: Fault(404, "NOT_FOUND_ERR", headline="Not Found: there is no such path"),
-    MethodNotAllowedError: Fault(405, "METHOD_NOT_ALLOWED_ERR"),
-    NotAcceptableError: Fault(406, "NOT_ACCEPTABLE_ERR"),
-    BodyTooLargeError: Fault(413, "BODY_TOO_LARGE_ERR"),
-    UnsupportedMediaTypeError: Fault(415, "UNSUPPORTED_MEDIA_TYPE_ERR"),
+    MethodNotAllowedError: Fault(405, "METHOD_NOT_ALLOWED_ERR", explained=True),
+    NotAcceptableError: Fault(406, "NOT_ACCEPTABLE_ERR", explained=True),
+    BodyTooLargeError: Fault(413, "BODY_TOO_LARGE_ERR", explained=True),
+    UnsupportedMediaTypeError: Fault(415, "UNSUPPORTED_MEDIA_TYPE_ERR", explained=True),
     InstanceHeaderError: Fault(
         400,
         "INVALID_INSTANCE_HEADER_ERR",
         headline="Bad Request: Request requires valid Instance Header containing a valid UUID",
     ),
-    InvalidHeaderError: Fault(400, "INVALID_HEADER_ERR"),
-    InvalidQueryError: Fault(400, "INVALID_QUERY_PARAM_ERR"),
-    MissingBodyError: Fault(400, "NO_BODY_ERR"),
-    InvalidBodyError: Fault(400, "BAD_BODY_ERR"),
-    CollectionTotalError: Fault(400, "COLLECTION_TOTAL_MISMATCH_ERR"),
+    InvalidHeaderError: Fault(400, "INVALID_HEADER_ERR", explained=True),
+    InvalidQueryError: Fault(400, "INVALID_QUERY_PARAM_ERR", explained=True),
+    MissingBodyError: Fault(400, "NO_BODY_ERR", explained=True),
+    InvalidBodyError: Fault(400, "BAD_BODY_ERR", explained=True),
+    CollectionTotalError: Fault(400, "COLLECTION_TOTAL_MISMATCH_ERR", explained=True),
     BodyActionMismatchError: Fault(
         400,
         "BODY_QUERY_PARAM_MISMATCH_ERR",
@@ -154,7 +154,7 @@ FAULTS: Mapping[type[KeyplaneError], Fault] = {
     KeyNotFoundError: Fault(404, "KEY_NOT_FOUND_ERR", "key does not exist"),
     # Whoever may not know which instances exist cannot find out by asking.
     InstanceNotFoundError: _DENIED,
-    ConflictError: Fault(409, "CONFLICT_ERR"),
+    ConflictError: Fault(409, "CONFLICT_ERR", explained=True),
     KeyStateError: Fault(
         409, "KEY_ACTION_INVALID_STATE_ERR", "Key is not in a valid state", explained=True
     ),
@@ -163,12 +163,12 @@ FAULTS: Mapping[type[KeyplaneError], Fault] = {
         "KEY_DELETED_ERR",
         "Key has already been deleted. Please delete references to this key.",
     ),
-    KeyInUseError: Fault(409, "PROTECTED_RESOURCE_ERR"),
-    KeyExhaustedError: Fault(409, "KEY_EXHAUSTED_ERR"),
-    RotationPendingError: Fault(409, "KEY_ROTATION_NOT_PERMITTED"),
+    KeyInUseError: Fault(409, "PROTECTED_RESOURCE_ERR", explained=True),
+    KeyExhaustedError: Fault(409, "KEY_EXHAUSTED_ERR", explained=True),
+    RotationPendingError: Fault(409, "KEY_ROTATION_NOT_PERMITTED", explained=True),
     # Over REST nothing but an alias can exist already.
-    AlreadyExistsError: Fault(409, "KEY_ALIAS_NOT_UNIQUE_ERR"),
-    IdempotencyKeyReusedError: Fault(409, "IDEMPOTENCY_KEY_REUSED_ERR"),
+    AlreadyExistsError: Fault(409, "KEY_ALIAS_NOT_UNIQUE_ERR", explained=True),
+    IdempotencyKeyReusedError: Fault(409, "IDEMPOTENCY_KEY_REUSED_ERR", explained=True),
     # The state of the key asks for it, but the original calls the request bad.
     PayloadRequiredError: Fault(
         400,

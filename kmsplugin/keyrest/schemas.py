@@ -204,7 +204,7 @@ def _read(model: type[BodyT], body: bytes, action: str) -> BodyT:
     except ValidationError as error:
         # NB: never its own text, which quotes the body.
         faults = error.errors(include_input=False, include_url=False)
-    raise min((_refusal(fault, action) for fault in faults), key=_rank)
+    raise min((_refusal(fault, action, body) for fault in faults), key=_rank)
 
 
 def _rank(refusal: InvalidRequestError) -> bool:
@@ -212,12 +212,15 @@ def _rank(refusal: InvalidRequestError) -> bool:
     return not isinstance(refusal, InvalidBodyError)
 
 
-def _refusal(fault: ErrorDetails, action: str) -> InvalidRequestError:
+def _refusal(fault: ErrorDetails, action: str, body: bytes) -> InvalidRequestError:
     """Return what the caller is told about one fault that pydantic found."""
     name = next((str(part) for part in reversed(fault["loc"]) if isinstance(part, str)), "")
     match fault["type"]:
         case "json_invalid":
-            return InvalidBodyError(f"the body is not JSON: {_reason(fault.get('ctx', {}))}")
+            hint = "JSON has double quotes only" if b"'" in body else ""
+            return InvalidBodyError(
+                f"the body is not JSON: {_reason(fault.get('ctx', {}))}", hint=hint
+            )
         case "extra_forbidden" if action and name in _ACTION_FIELDS:
             return BodyActionMismatchError(name, action)
         case "extra_forbidden":
@@ -253,4 +256,6 @@ def _time(text: str) -> datetime:
     except (ValueError, OverflowError):
         # It has the form of a time that no calendar or no clock has.
         pass
-    raise InvalidRequestError("expirationDate is no such time", field="expirationDate")
+    raise InvalidRequestError(
+        "expirationDate is no time with date, clock and offset", field="expirationDate"
+    )

@@ -200,7 +200,7 @@ def ensure_allowed(key: Key, operation: Operation, now: datetime) -> None:
 
 
 _STATE_HINTS: Mapping[KeyState, str] = {
-    KeyState.SUSPENDED: "resume the key first",
+    KeyState.SUSPENDED: "resume (enable) the key first",
     KeyState.DEACTIVATED: "the key has expired; move its expiration date or use another key",
 }
 

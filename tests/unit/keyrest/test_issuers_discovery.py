@@ -299,8 +299,8 @@ class TestTrust:
     ) -> None:
         (tmp_path / "empty.pem").touch()
 
-        for name in ("missing.pem", "empty.pem"):
-            assert "holds no readable CA" in await server.fault(ca_file=tmp_path / name)
+        for name, fault in (("missing", "does not exist"), ("empty", "holds no readable CA")):
+            assert fault in await server.fault(ca_file=tmp_path / f"{name}.pem")
 
     async def test_certificates_and_host_names_are_checked_with_tls_1_2_or_newer(self) -> None:
         trust = discovery._trust(None)
