@@ -54,12 +54,12 @@ def serve(
     The provider serves kube-apiserver on a unix socket, the operator serves Key
     resources, rest serves the HTTPS API. One of them runs in this process.
     Several run in a process each: one that ends is started again after 1 to 30
-    seconds, but a fault of the installation ends all with exit code 2. So does
-    rest with its workers, if it has more than one.
+    seconds, but one that must be mended by hand stays down, and the others go on.
+    In the same way rest runs its workers, if it has more than one.
     """
     wanted = list(dict.fromkeys(faces or _usual_faces(run)))
     if len(wanted) > 1:
-        _supervise(run, wanted)
+        _supervise(run, wanted, without_rest=not faces and Face.REST not in wanted)
         return
     _prepare(run, wanted[0], parent)
     match wanted[0]:
@@ -100,11 +100,15 @@ def _run_rest(run: Invocation, listener: list[int] | None) -> None:
     run_rest(run.settings, listeners=inherited)
 
 
-def _supervise(run: Invocation, faces: list[Face]) -> None:
+def _supervise(run: Invocation, faces: list[Face], *, without_rest: bool) -> None:
+    import structlog  # noqa: PLC0415
+
     from keycli.logs import configure_logs  # noqa: PLC0415
     from keycli.supervisor import supervise  # noqa: PLC0415
 
     configure_logs(run.settings.log, face="serve")
+    if without_rest:
+        structlog.get_logger(__name__).info("REST is not served: the settings name no issuer")
     _end_with(supervise({face.value: _command_line(run, face) for face in faces}))
 
 

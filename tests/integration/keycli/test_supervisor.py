@@ -136,11 +136,27 @@ def test_faces_end_with_the_supervisor_even_when_it_is_killed(
     wait_for(lambda: not face.runs and not other.runs, "the end of both faces")
 
 
-def test_a_face_whose_setup_is_wrong_ends_everything_with_2(face: Face) -> None:
-    with start("face", face.program, "broken", MISSING_SETUP) as supervisor:
-        assert supervisor.wait(SECONDS_MAX) == 2
+def test_a_face_whose_setup_is_wrong_stays_down_and_stops_no_other(
+    face: Face, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    broken = f"import sys; print('run', file=open({str(runs)!r}, 'a')); sys.exit(2)"
+    with start("broken", broken, "face", face.program) as supervisor:
+        wait_for(lambda: runs.exists() and face.runs, "both faces")
+        # The other one is started again meanwhile, after the pause that this one would have.
+        for number in (2, 3):
+            os.kill(face.pids[-1], signal.SIGKILL)
+            wait_for(lambda number=number: len(face.pids) == number and face.runs, "another run")
+        supervisor.send_signal(signal.SIGTERM)
 
-    assert not face.runs
+        assert supervisor.wait(SECONDS_MAX) == 0
+
+    assert runs.read_text() == "run\n"
+
+
+def test_when_the_setup_of_all_is_wrong_it_ends_with_2() -> None:
+    with start("one", MISSING_SETUP, "other", MISSING_SETUP) as supervisor:
+        assert supervisor.wait(SECONDS_MAX) == 2
 
 
 def test_a_face_that_lost_its_parent_before_it_looked_ends_at_once(face: Face) -> None:
