@@ -5,7 +5,7 @@ UV := $(shell command -v uv || echo .cache/uv/bin/uv)
 CODE := kmsplugin operator testbed benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-check test check bench format proto lock controlplane clean
+.PHONY: help setup demo demo-check test check bench format proto openapi lock controlplane clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,6 +40,9 @@ format: ## Format the code and fix what can be fixed without a person
 proto: ## Generate the gRPC code from protos/
 	$(PYTHON) -m grpc_tools.protoc -Ikeyplugin/kmsapi=protos/kms/v2 \
 		--python_out=kmsplugin --grpc_python_out=kmsplugin --pyi_out=kmsplugin protos/kms/v2/api.proto
+
+openapi: ## Write docs/openapi.json from the code
+	@$(PYTHON) -m keyrest.openapi > docs/openapi.json
 
 lock: ## Write requirements.lock from pyproject.toml, with hashes
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes \

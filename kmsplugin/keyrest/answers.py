@@ -21,6 +21,9 @@ COLLECTION_TYPE = "application/vnd.ibm.collection+json"
 
 _COLLECTIONS = frozenset({KEY_TYPE, VERSION_TYPE, ALIAS_TYPE})
 
+PIECE_BYTES = 64 * 1024
+"""How much of an answer is handed to the server at a time."""
+
 Header = tuple[bytes, bytes]
 
 
@@ -56,7 +59,14 @@ async def send_answer(answer: Answer, request: Request, send: Send) -> None:
         # RFC 9110, 8.6 forbids it there.
         headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    # The server waits between pieces until the client has read enough; a large answer
+    # in one piece would be copied and encrypted whole, whether anybody reads it or not.
+    whole_pieces = range(0, len(body) - PIECE_BYTES, PIECE_BYTES)
+    for start in whole_pieces:
+        piece = body[start : start + PIECE_BYTES]
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    rest = body[len(whole_pieces) * PIECE_BYTES :]
+    await send({"type": "http.response.body", "body": rest})
 
 
 def _type_for(answer: Answer, request: Request) -> str:

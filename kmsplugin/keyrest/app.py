@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 import structlog
+from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,7 +25,7 @@ from keyrest.health import Check, Finding, Health, Outcome
 from keyrest.openapi.document import PAGE_PATH, openapi_page
 from keyrest.request_errors import MethodNotAllowedError
 from keyrest.requests import Request
-from keyrest.routes import Operation, Routes
+from keyrest.routes import Lane, Operation, Routes
 
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +33,16 @@ Page = Callable[[], Awaitable[Answer]]
 """Something that anybody may read with GET, such as the answer to a probe."""
 
 _PAGE_METHODS = ("GET", "HEAD")
+
+THREADS: Mapping[Lane, int] = {
+    Lane.QUICK: 16,
+    Lane.READING: 4,
+    # The store has one writer; a second thread prepares while the first one waits for it.
+    Lane.CHANGING: 2,
+    # A page of 5000 keys keeps the interpreter busy for a quarter of a second.
+    Lane.LISTING: 2,
+}
+"""Threads for each lane of one process."""
 
 
 def rest_app(
@@ -88,6 +99,7 @@ class RestApp:
         self._gates = gates
         self._pages = pages
         self._routes = Routes(Handlers(core))
+        self._threads = {lane: CapacityLimiter(count) for lane, count in THREADS.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -135,12 +147,12 @@ class RestApp:
         # A hop to another thread costs more than a wrap by a token in this machine; a
         # token elsewhere, or the store, would stop every other caller meanwhile.
         if (
-            operation.is_quick
+            operation.lane is Lane.QUICK
             and self._core.settings.embedded
             and self._core.wrapping.is_warm(call.key_id)
         ):
             return use_case()
-        return await run_sync(use_case)
+        return await run_sync(use_case, limiter=self._threads[operation.lane])
 
     def _record(self, error: Exception, trail: Trail) -> None:
         """Leave the audit line of a request of which no use case will hear."""

@@ -188,10 +188,18 @@ FAULTS: Mapping[type[KeyplaneError], Fault] = {
     UnavailableError: Fault(
         503,
         "UNAVAILABLE_ERR",
+        "token, store or issuer does not answer; nothing was done",
         headline="Unavailable Experiencing delays. Please try again in few minutes.",
     ),
 }
 """Each branch of the tree of errors; a class without a row answers like its nearest ancestor."""
+
+_PHRASES = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    422: "Unprocessable Entity",
+}
+"""Reason phrases that the standard library has renamed; answers are the same everywhere."""
 
 _INTERNAL = Fault(500, "INTERNAL_ERR", UNEXPECTED)
 
@@ -275,7 +283,7 @@ def _target_type(error: InvalidRequestError) -> str:
 
 
 def _phrase(status: int) -> str:
-    return HTTPStatus(status).phrase
+    return _PHRASES.get(status) or HTTPStatus(status).phrase
 
 
 def _collection(message: str, reason: Mapping[str, Any]) -> bytes:

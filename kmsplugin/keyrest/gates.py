@@ -148,10 +148,14 @@ class Gates:
         trail: Trail,
     ) -> KeyId | None:
         """Check role and instance, and return the key that the path names, if it names one."""
+        policy = self._policy.current
+        if is_alias(named) and not policy.names_keys(identity, instance_id):
+            # Looking for the alias first would take longer where there is one.
+            policy.ensure(identity, operation.permission, instance_id)
         key_id = await self._key_named(named, instance_id)
         if key_id is not None:
             trail.facts["key"] = key_id
-        self._policy.current.ensure(identity, operation.permission, instance_id, key_id)
+        policy.ensure(identity, operation.permission, instance_id, key_id)
         await self._ensure_instance(instance_id)
         if named and key_id is None:
             # Told to those only who may see the whole instance.

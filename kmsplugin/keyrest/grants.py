@@ -39,6 +39,9 @@ class _Grants:
             return True
         return key_id is not None and permission in self.keys.get((instance_id, key_id), _NOTHING)
 
+    def names_keys_in(self, instance_id: InstanceId) -> bool:
+        return any(instance == instance_id for instance, _ in self.keys)
+
     def _in(self, instance_id: InstanceId) -> frozenset[Permission]:
         return self.instances.get(instance_id, _NOTHING)
 
@@ -84,6 +87,10 @@ class Policy:
         raise AccessDeniedError(
             f"the caller has no role that allows {permission} in instance {instance_id}"
         )
+
+    def names_keys(self, identity: Identity, instance_id: InstanceId) -> bool:
+        """Tell whether the caller has a role for single keys of the instance."""
+        return any(grants.names_keys_in(instance_id) for grants in self._grants_of(identity))
 
     def _grants_of(self, identity: Identity) -> Iterator[_Grants]:
         own = self._subjects.get(identity.issuer, {}).get(identity.subject)

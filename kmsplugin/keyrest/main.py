@@ -87,20 +87,16 @@ async def _serve(core: Core, listeners: Sequence[socket.socket], signals: StopSi
 
     # The first use of each key would otherwise wait for a disk.
     core.budget.open_credit()
-    upkeep = Upkeep(
-        {
-            "store": core.cache.refresh,
-            "uses": core.budget.settle,
-            "policy": policy.refresh,
-            "certificate": tls.refresh,
-        }
-    )
+    # Apart, so that a store under load delays neither a new policy nor a certificate.
+    of_files = Upkeep({"policy": policy.refresh, "certificate": tls.refresh})
+    of_store = Upkeep({"store": core.cache.refresh, "uses": core.budget.settle})
     async with Authenticator(rest.issuers, rest.leeway, core.clock) as authenticator:
         checks = {"certificate": certificate, "running": running}
         app = rest_app(core, authenticator, policy, checks=checks)
         server = RestServer(app, tls, Limits(connections_max=rest.connections_max))
-        upkeep.run_once()
-        with upkeep:
+        of_files.run_once()
+        of_store.run_once()
+        with of_files, of_store:
             _log.info("serving REST", url=url_of(listeners[0]), pid=os.getpid())
             await server.serve(listeners, signals.event())
 

@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from keyrest import rejections
 from keyrest.last_resort import answer
 from keyrest.limits import Limits
+from keyrest.outlet import Outlet
 from keyrest.rejections import RejectedError, Rejection
 from keyrest.socket_queues import has_unread, is_delivered
 
@@ -211,6 +212,7 @@ class Connection(HttpToolsProtocol):
         if self._hosts != 1 and (version == "1.1" or self._hosts > 1):
             raise RejectedError(rejections.HOSTLESS)
         super().on_headers_complete()
+        self.cycle.transport = Outlet(self.cycle, self.transport)  # type: ignore[assignment]
         self._enter(_Phase.BODY, self._limits.body_seconds)
         # An answer that begins before the body has come must end the connection: what
         # of the body arrives later would be taken for the next request.
@@ -227,6 +229,8 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Turn to the next request; replaces uvicorn's, which sets a timer each time."""
         self.server_state.total_requests += 1
+        if self._running is not None:
+            self._running.transport.flush()  # type: ignore[attr-defined]
         self._running = None
         self.moved_at = self.loop.time()
         if self.transport.is_closing():

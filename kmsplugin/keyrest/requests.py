@@ -60,9 +60,12 @@ class Request:
     def of(cls, scope: Scope) -> Request:
         """Return the request of an ASGI ``http`` scope."""
         headers = _headers_of(scope["headers"])
+        raw_path: bytes = scope.get("raw_path") or b""
+        # A slash in disguise would lead past whoever filters paths in front of us.
+        is_disguised = b"%" in raw_path and b"%2f" in raw_path.lower()
         return cls(
             scope["method"],
-            scope["path"],
+            "" if is_disguised else scope["path"],
             headers,
             scope["query_string"],
             _correlation_id(headers),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from keyrest.handlers import Call, Handlers, UseCase
 from keyrest.policy import Permission
@@ -23,6 +24,21 @@ _ACTION_FAILED = "Action could not be performed on key"
 _RETRIEVAL_FAILED = "Key could not be retrieved"
 
 
+class Lane(Enum):
+    """In which line a use case waits for a thread, so that no kind holds up another."""
+
+    READING = auto()
+
+    QUICK = auto()
+    """Needs the token alone once its key is in use; it may not need a thread at all."""
+
+    CHANGING = auto()
+    """Waits for the store's one writer."""
+
+    LISTING = auto()
+    """Reads much and answers much."""
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One thing that can be asked for.
@@ -32,14 +48,14 @@ class Operation:
         permission: what the caller's role must allow.
         failure: what did not come about when it fails, for the caller.
         prepare: reads the request.
-        is_quick: it needs neither store nor waiting for a key that is in use.
+        lane: where it waits.
     """
 
     name: str
     permission: Permission
     failure: str
     prepare: Callable[[Call], UseCase]
-    is_quick: bool = False
+    lane: Lane = Lane.READING
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +84,34 @@ class Routes:
         self._actions = _actions(handlers)
         self._collection: _Methods = {
             "GET": Operation(
-                "key.list", Permission.LIST, "Keys could not be retrieved", handlers.list
+                "key.list",
+                Permission.LIST,
+                "Keys could not be retrieved",
+                handlers.list,
+                Lane.LISTING,
             ),
             "HEAD": Operation(
-                "key.count", Permission.LIST, "Keys could not be counted", handlers.count
+                "key.count",
+                Permission.LIST,
+                "Keys could not be counted",
+                handlers.count,
+                Lane.LISTING,
             ),
             "POST": Operation(
-                "key.create", Permission.CREATE, "Key could not be created", handlers.create
+                "key.create",
+                Permission.CREATE,
+                "Key could not be created",
+                handlers.create,
+                Lane.CHANGING,
             ),
         }
         self._key: _Methods = {
             "DELETE": Operation(
-                "key.delete", Permission.DELETE, "Key could not be deleted", handlers.delete
+                "key.delete",
+                Permission.DELETE,
+                "Key could not be deleted",
+                handlers.delete,
+                Lane.CHANGING,
             ),
             "GET": Operation("key.get", Permission.READ, _RETRIEVAL_FAILED, handlers.get),
             "POST": None,
@@ -103,9 +135,14 @@ class Routes:
                 Permission.ALIAS,
                 "Alias could not be deleted",
                 handlers.remove_alias,
+                Lane.CHANGING,
             ),
             "POST": Operation(
-                "key.add_alias", Permission.ALIAS, "Alias could not be created", handlers.add_alias
+                "key.add_alias",
+                Permission.ALIAS,
+                "Alias could not be created",
+                handlers.add_alias,
+                Lane.CHANGING,
             ),
         }
 
@@ -152,16 +189,20 @@ def _of_method(methods: _Methods, method: str) -> Operation | None:
 def _actions(handlers: Handlers) -> Mapping[str, Operation]:
     suspension = Permission.SUSPEND
     return {
-        "wrap": Operation(
-            "key.wrap", Permission.WRAP, _ACTION_FAILED, handlers.wrap, is_quick=True
-        ),
+        "wrap": Operation("key.wrap", Permission.WRAP, _ACTION_FAILED, handlers.wrap, Lane.QUICK),
         "unwrap": Operation(
-            "key.unwrap", Permission.UNWRAP, _ACTION_FAILED, handlers.unwrap, is_quick=True
+            "key.unwrap", Permission.UNWRAP, _ACTION_FAILED, handlers.unwrap, Lane.QUICK
         ),
         "rewrap": Operation(
-            "key.rewrap", Permission.REWRAP, _ACTION_FAILED, handlers.rewrap, is_quick=True
+            "key.rewrap", Permission.REWRAP, _ACTION_FAILED, handlers.rewrap, Lane.QUICK
         ),
-        "rotate": Operation("key.rotate", Permission.ROTATE, _ACTION_FAILED, handlers.rotate),
-        "enable": Operation("key.resume", suspension, _ACTION_FAILED, handlers.enable),
-        "disable": Operation("key.suspend", suspension, _ACTION_FAILED, handlers.disable),
+        "rotate": Operation(
+            "key.rotate", Permission.ROTATE, _ACTION_FAILED, handlers.rotate, Lane.CHANGING
+        ),
+        "enable": Operation(
+            "key.resume", suspension, _ACTION_FAILED, handlers.enable, Lane.CHANGING
+        ),
+        "disable": Operation(
+            "key.suspend", suspension, _ACTION_FAILED, handlers.disable, Lane.CHANGING
+        ),
     }

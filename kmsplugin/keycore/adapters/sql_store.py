@@ -51,6 +51,9 @@ class SqlStore:
     def __init__(self, engine: Engine) -> None:
         """Use an engine whose schema is right; see :meth:`open` and :meth:`create`."""
         self._engine = engine
+        # SQLite has one writer at a time. Those who wait for it wait here, and take no
+        # connection from those who read.
+        self._writing_engine = _engine(Path(engine.url.database or ""), connections=1)
         self._path = Path(engine.url.database or "")
         self._identity = _identity(self._path)
         self._watcher: sqlite3.Connection | None = None
@@ -124,6 +127,7 @@ class SqlStore:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
+        self._ensure_same_file()
         with _store_errors(), self._engine.connect() as connection:
             yield _transaction(connection)
 
@@ -201,6 +205,7 @@ class SqlStore:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
+        self._ensure_same_file()
         with _store_errors(), self._engine.connect() as connection:
             return _uses(connection, list(version_ids))
 
@@ -225,6 +230,7 @@ class SqlStore:
             if self._watcher is not None:
                 self._watcher.close()
         self._engine.dispose()
+        self._writing_engine.dispose()
 
     def _ensure_same_file(self) -> None:
         # An open file lives on when it is moved or replaced, and what is written to
@@ -241,7 +247,7 @@ class SqlStore:
         options = {_WRITES: True}
         with (
             _store_errors(),
-            self._engine.connect().execution_options(**options) as connection,
+            self._writing_engine.connect().execution_options(**options) as connection,
             connection.begin(),
         ):
             yield connection
@@ -274,11 +280,14 @@ def _transaction(connection: Connection) -> SqlTransaction:
     )
 
 
-def _engine(path: Path) -> Engine:
+def _engine(path: Path, *, connections: int = 15) -> Engine:
     engine = create_engine(
         # From parts, since a path may hold what means something in a URL.
         URL.create("sqlite", database=str(path)),
         hide_parameters=True,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=BUSY_SECONDS,
         connect_args={"timeout": BUSY_SECONDS},
     )
 

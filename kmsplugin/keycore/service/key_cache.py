@@ -61,7 +61,7 @@ class KeyCache:
             IntegrityError: its record was changed.
             StoreUnavailableError: the bound has passed and the store does not answer.
         """
-        if not self._is_fresh() or self._store.version() != self._version:
+        if not self._is_current():
             self.refresh()
         with self._lock:
             key = self._keys.get(key_id)
@@ -74,9 +74,11 @@ class KeyCache:
         return key
 
     def peek(self, key_id: KeyId) -> Key | None:
-        """Return a key that :meth:`key` will most likely not load from the store, or ``None``."""
+        """Return a key if :meth:`key` would do so without the store, otherwise ``None``."""
+        if not self._is_current():
+            return None
         with self._lock:
-            return self._keys.get(key_id) if self._is_fresh() else None
+            return self._keys.get(key_id)
 
     def refresh(self) -> None:
         """Drop every key that any process has written since the last call.
@@ -112,8 +114,9 @@ class KeyCache:
             self._dropped += version_ids
         self._root_keys.forget(version_ids)
 
-    def _is_fresh(self) -> bool:
-        return self._clock.monotonic() - self._refreshed_at <= MAX_AGE_SECONDS
+    def _is_current(self) -> bool:
+        age = self._clock.monotonic() - self._refreshed_at
+        return age <= MAX_AGE_SECONDS and self._store.version() == self._version
 
     def _load(self, key_id: KeyId) -> Key:
         with self._lock:

@@ -14,7 +14,7 @@ number of starts, and that much is kept free below 2^32.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from keycore.domain.envelope import USES_MAX
 from keycore.domain.ids import VersionId
@@ -62,6 +62,7 @@ class UseBudget:
         self._credit = 0
         self._left: dict[VersionId, int] = {}
         self._on_credit: set[VersionId] = set()
+        self._low: set[VersionId] = set()
         self._lock = threading.Lock()
 
     def open_credit(self) -> None:
@@ -85,14 +86,8 @@ class UseBudget:
             KeyExhaustedError: the version has reached the bound.
             StoreUnavailableError: a new block was needed and the store did not answer.
         """
-        with self._lock:
-            left = self._left.get(version_id)
-            if left is None and self._credit:
-                left = self._credit
-                self._on_credit.add(version_id)
-            if not left:
-                left = self._reserve(version_id)
-            self._left[version_id] = left - 1
+        while not self._took(version_id):
+            self._reserve(version_id)
 
     def prepare(self, version_id: VersionId) -> None:
         """Keep at least half a block in hand, so that a later :meth:`take` needs no store.
@@ -101,44 +96,64 @@ class UseBudget:
             KeyExhaustedError: the version has reached the bound.
             StoreUnavailableError: the store did not answer.
         """
-        with self._lock:
-            left = self._left.get(version_id, 0)
-            if left <= self._block // 2:
-                self._left[version_id] = left + self._reserve(version_id)
+        if self._left.get(version_id, 0) <= self._block // 2:
+            self._reserve(version_id)
 
     def settle(self) -> None:
-        """Reserve a block for every version that is used on credit, in one write.
+        """Reserve a block for every version that soon needs one, in one write.
 
-        A version that has reached the bound is refused from then on.
+        These are the versions that are used on credit, and those that have used up half
+        of a block. One that has reached the bound is refused from then on.
 
         Raises:
-            StoreUnavailableError: the store did not answer; the credit goes on.
+            StoreUnavailableError: the store did not answer; what is left goes on.
         """
         with self._lock:
-            waiting = sorted(self._on_credit)
-        if not waiting:
-            return
-        # Not under the lock: nobody who still has uses shall wait for the disk.
-        granted = self._store.reserve_uses(waiting, self._block, self._limit)
-        with self._lock:
-            for version_id in waiting:
-                count = granted[version_id]
-                self._left[version_id] = self._left[version_id] + count if count else 0
-            self._on_credit.difference_update(waiting)
-        self._warn_of(waiting, granted)
+            waiting = sorted(self._low)
+        if waiting:
+            self._add(self._store.reserve_uses(waiting, self._block, self._limit))
 
-    def _reserve(self, version_id: VersionId) -> int:
+    def _took(self, version_id: VersionId) -> bool:
+        """Use one encryption of those in hand, and tell whether there was one."""
+        with self._lock:
+            left = self._left.get(version_id)
+            if left is None:
+                left = self._credit
+                if left:
+                    self._on_credit.add(version_id)
+                    self._low.add(version_id)
+            if left <= 0:
+                return False
+            self._left[version_id] = left - 1
+            if left - 1 == self._block // 2 and self._credit:
+                self._low.add(version_id)
+            return True
+
+    def _reserve(self, version_id: VersionId) -> None:
+        # Not under the lock: nobody who still has uses shall wait for the disk. Of two
+        # who come here at once both reserve, which only makes the block larger.
         granted = self._store.reserve_uses([version_id], self._block, self._limit)
-        self._on_credit.discard(version_id)
+        self._add(granted)
         if not granted[version_id]:
             raise KeyExhaustedError(
                 f"key version {version_id} has made {self._limit} ciphertexts, its bound",
                 hint="rotate the key; what it has encrypted stays readable",
             )
-        self._warn_of([version_id], granted)
-        return granted[version_id]
 
-    def _warn_of(self, version_ids: Sequence[VersionId], granted: dict[VersionId, int]) -> None:
-        for version_id, used in self._store.uses(version_ids).items():
+    def _add(self, granted: dict[VersionId, int]) -> None:
+        with self._lock:
+            for version_id, count in granted.items():
+                known = self._left.get(version_id, 0)
+                if not count and version_id in self._on_credit:
+                    # The version has reached its bound; uses that were reserved would
+                    # still be its own, but a credit is not.
+                    known = 0
+                self._left[version_id] = known + count
+            self._on_credit.difference_update(granted)
+            self._low.difference_update(granted)
+        self._warn_of(granted)
+
+    def _warn_of(self, granted: dict[VersionId, int]) -> None:
+        for version_id, used in self._store.uses(granted).items():
             if used - granted[version_id] < self._limit // 2 <= used:
                 self._warn(version_id, used)

@@ -29,7 +29,7 @@ Keys that live in an HSM, and what can be done with them.
   of another instance is not found.
 - **Bodies** are JSON of up to {BODY_BYTES_MAX} bytes, under any media type that is JSON, or none.
   Unknown fields are refused. `null` is the same as a field that is left away, unless a field
-  says something else.
+  says something else, and white space alone is the same as no body.
 - **Refusals** have one form, with codes that do not change. A path that is served with other
   methods answers 405 and lists them in `Allow`.
 - **Retries** are safe after 429 and 503, and after every answer to `GET` and `HEAD`. A `POST` that

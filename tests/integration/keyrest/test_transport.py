@@ -267,6 +267,7 @@ def test_a_client_that_does_not_read_is_cut_off(tls: OwnTls) -> None:
     limits = Limits(write_seconds=0.3, sweep_seconds=0.05)
     with ServedApp(app, tls.files, limits) as served, RawClient(served.address, tls.client) as lazy:
         lazy.send(get(f"/large?{size}"))
+        wait_until(lambda: app.answered == 1, what="the answer", within_seconds=10)
         # The connection is not gone before the server forgets what it could not send.
         wait_until(
             lambda: not served.has_connections, what="the connection ends", within_seconds=10

@@ -347,3 +347,57 @@ def test_threads_on_credit_use_no_more_than_there_is(here: FakeInstallation, key
 
     assert sum(counts) <= CREDIT_USES + 50
     assert counted(here, key.current.id) == 50
+
+
+def test_a_version_that_nears_the_end_of_its_block_is_settled_before(
+    here: FakeInstallation, key: Key
+) -> None:
+    """Whoever serves many callers in one thread must not wait for the disk there."""
+    budget = on_credit(here, block=10)
+    budget.take(key.current.id)
+    budget.settle()
+    here.store._tables.uses[key.current.id] = 10
+    while budget.has(key.current.id) and counted(here, key.current.id) == 10:
+        budget.take(key.current.id)
+        budget.settle()
+
+    assert counted(here, key.current.id) == 20
+    assert budget.has(key.current.id)
+
+
+def test_uses_that_were_reserved_stay_when_no_more_are_granted(
+    here: FakeInstallation, key: Key
+) -> None:
+    budget = UseBudget(here.store, block=10, limit=10)
+    budget.take(key.current.id)
+    for _ in range(5):
+        budget.take(key.current.id)
+    with pytest.raises(KeyExhaustedError):
+        budget.prepare(key.current.id)
+
+    assert taken(budget, key.current.id) == 4
+
+
+def test_a_slow_reservation_stops_nobody_who_has_uses(
+    here: FakeInstallation, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, budget = root_key(here), UseBudget(here.store, block=10)
+    budget.take(other.current.id)
+    reserving, go_on = threading.Event(), threading.Event()
+    reserve = here.store.reserve_uses
+
+    def slow(versions: Sequence[VersionId], count: int, limit: int) -> dict[VersionId, int]:
+        reserving.set()
+        assert go_on.wait(10)
+        return reserve(versions, count, limit)
+
+    monkeypatch.setattr(here.store, "reserve_uses", slow)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(budget.take, key.current.id)
+        try:
+            assert reserving.wait(10)
+            pool.submit(budget.take, other.current.id).result(timeout=10)
+            assert not budget.has(key.current.id)
+        finally:
+            go_on.set()
+        waiting.result(timeout=10)

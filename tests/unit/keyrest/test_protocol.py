@@ -40,12 +40,14 @@ class MemoryTransport(asyncio.Transport):
         super().__init__({"socket": ours})
         self._ours = ours
         self.written = b""
+        self.writes = 0
         self.end = ""
         self.paused = False
 
     def write(self, data: Any) -> None:
         assert not self.end
         self.written += bytes(data)
+        self.writes += 1
 
     def close(self) -> None:
         self.end = self.end or "closed"
@@ -466,6 +468,7 @@ def test_a_fault_in_a_body_after_the_answer_began_only_ends_the_connection(
     async def begin(receive: Any, send: Any) -> None:
         headers = [(b"content-length", b"2")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"o", "more_body": True})
         await gate.wait()
 
     app.behaviour = begin
@@ -544,6 +547,51 @@ def test_a_body_that_is_not_asked_for_ends_the_connection(wire: Wire, app: Appli
     assert wire.statuses == [200]
     assert wire.says_close
     assert wire.transport.end == "closed"
+
+
+# --- one piece ---------------------------------------------------------------------
+
+
+def test_head_and_body_of_an_answer_leave_in_one_piece(wire: Wire) -> None:
+    wire.feed(GET)
+
+    assert wire.statuses == [200]
+    assert wire.transport.writes == 1
+
+
+@pytest.mark.parametrize("method", [b"HEAD", b"DELETE"], ids=["HEAD", "204"])
+def test_a_head_without_a_body_leaves_too(wire: Wire, app: Application, method: bytes) -> None:
+    async def answer_nothing(_: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    if method == b"DELETE":
+        app.behaviour = answer_nothing
+    wire.feed(GET.replace(b"GET", method))
+
+    assert wire.statuses == [204 if method == b"DELETE" else 200]
+    assert wire.transport.written.endswith(b"\r\n\r\n")
+
+
+def test_a_head_without_a_body_leaves_before_the_connection_is_closed(wire: Wire) -> None:
+    wire.feed(b"HEAD / HTTP/1.0\r\n\r\n")
+
+    assert wire.statuses == [200]
+    assert wire.transport.end == "closed"
+
+
+def test_the_pieces_of_a_long_answer_leave_as_they_come(wire: Wire, app: Application) -> None:
+    async def answer_in_pieces(_: Any, send: Any) -> None:
+        headers = [(b"content-length", b"3")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece, more in ((b"a", True), (b"b", True), (b"c", False)):
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+    app.behaviour = answer_in_pieces
+    wire.feed(GET)
+
+    assert wire.transport.written.endswith(b"\r\n\r\nabc")
+    assert wire.transport.writes == 3
 
 
 # --- faults of the application ------------------------------------------------
