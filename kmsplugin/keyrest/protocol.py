@@ -82,6 +82,7 @@ class Connection(HttpToolsProtocol):
         self._header_bytes = 0
         self._head_bytes = 0
         self._hosts = 0
+        self._body_moved = False
         self._running: RequestResponseCycle | None = None
         self._keeps_alive = True
         self._retiring = False
@@ -219,6 +220,11 @@ class Connection(HttpToolsProtocol):
         self._keeps_alive = self.cycle.keep_alive
         self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._body_moved = True
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Let the connection live on; from here the server has all the time it needs."""
         super().on_message_complete()
@@ -274,10 +280,14 @@ class Connection(HttpToolsProtocol):
                 raise RejectedError(rejections.CODING)
 
     def _bound_head(self, fed: int) -> None:
-        """Refuse a header that never ends: the parser keeps it and tells nothing yet."""
-        if self._phase is not _Phase.HEAD:
+        """Refuse a header or trailer that never ends: the parser keeps it and tells nothing.
+
+        A chunk's length and extensions count too; the body moves on before they are many.
+        """
+        if self._phase is _Phase.IDLE:
             return
-        self._head_bytes += fed
+        self._head_bytes = 0 if self._body_moved else self._head_bytes + fed
+        self._body_moved = False
         if self._head_bytes > self._limits.request_line_bytes_max + self._limits.header_bytes_max:
             self._reject(rejections.LARGE_HEAD)
 

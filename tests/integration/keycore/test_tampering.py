@@ -308,6 +308,11 @@ def test_a_store_whose_file_was_replaced_is_not_written_to(victim: Victim) -> No
 
     with pytest.raises(StoreUnavailableError, match="removed or replaced"):
         core.keys.create(CALLER, victim.instance.id, NewKey("lost"))
+    # A key that was deleted in the file that took its place would live on here.
+    with pytest.raises(StoreUnavailableError, match="removed or replaced"):
+        core.keys.get(CALLER, victim.key.id)
+    with pytest.raises(StoreUnavailableError, match="removed or replaced"):
+        core.store.uses([victim.key.current.id])
     core.kms.refresh()
     assert "removed or replaced" in core.kms.status().healthz
     assert core.kms.decrypt(CALLER, *victim.seed) == b"seed"

@@ -12,12 +12,14 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from keycore.domain.keys import Key
 from keycore.errors import IssuerUnavailableError, StoreUnavailableError
 from keycore.ports import AuditEvent
 from keycore.service.wrapping import Wrapped
 from keycore.settings import RestSettings, Settings, TokenSettings
-from keyrest.answers import Answer
-from tests.fakes.rest_site import FakeSite, RestSite, reason, rest_site
+from keyrest.answers import Answer, send_answer
+from keyrest.requests import Request
+from tests.fakes.rest_site import KEY_TYPE, FakeSite, RestSite, reason, rest_site
 
 KEY = "0b000000-0000-4000-8000-000000000002"
 UNKNOWN_INSTANCE = "0a000000-0000-4000-8000-00000000dead"
@@ -468,3 +470,82 @@ def settings_of(**rest: Any) -> Settings:
 
 def limited_site(requests_per_second: float) -> Any:
     return rest_site(settings=settings_of(requests_per_second=requests_per_second))
+
+
+def test_many_who_wait_for_the_stores_writer_leave_threads_for_readers(
+    site: RestSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = site.root_key()
+    go_on = threading.Event()
+    create = site.core.keys.create
+
+    def slow(*arguments: Any, **named: Any) -> Key:
+        assert go_on.wait(10)
+        return create(*arguments, **named)
+
+    monkeypatch.setattr(site.core.keys, "create", slow)
+    body = {
+        "metadata": {"collectionType": KEY_TYPE, "collectionTotal": 1},
+        "resources": [{"type": KEY_TYPE, "name": "many"}],
+    }
+    headers = [("authorization", "Bearer Administrator"), ("bluemix-instance", site.instance)]
+
+    async def crowd() -> list[int]:
+        creating = [
+            asyncio.create_task(site._send("POST", "/api/v2/keys", headers=headers, json=body))
+            for _ in range(60)
+        ]
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(10):
+                read = await site._send("GET", f"/api/v2/keys/{key.id}", headers=headers)
+        finally:
+            go_on.set()
+        return [read.status_code, *[(await each).status_code for each in creating]]
+
+    assert site.runner.run(crowd()) == [200, *[201] * 60]
+
+
+def test_a_large_answer_is_sent_in_pieces(site: RestSite) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    request = Request.of({"method": "GET", "path": "/", "query_string": b"", "headers": []})
+    body = bytes(range(256)) * 1000
+    site.runner.run(send_answer(Answer(200, body), request, send))
+
+    pieces = [message["body"] for message in sent[1:]]
+    assert b"".join(pieces) == body
+    assert max(map(len, pieces)) <= 64 * 1024
+    assert [message.get("more_body", False) for message in sent[1:]] == [True] * 3 + [False]
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 * 1024, 64 * 1024 + 1, 128 * 1024])
+def test_an_answer_of_any_size_is_sent_whole(site: RestSite, size: int) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    request = Request.of({"method": "GET", "path": "/", "query_string": b"", "headers": []})
+    site.runner.run(send_answer(Answer(200, b"x" * size), request, send))
+
+    assert sum(len(message["body"]) for message in sent[1:]) == size
+    assert sent[-1].get("more_body", False) is False
+
+
+@pytest.mark.parametrize("alias", ["known", "unknown"])
+def test_for_a_caller_without_a_role_no_alias_is_looked_for(
+    site: RestSite, monkeypatch: pytest.MonkeyPatch, alias: str
+) -> None:
+    """The time that it takes would tell whether there is one."""
+    site.root_key(aliases=("known",))
+
+    def looked(*_: object, **__: object) -> None:
+        raise AssertionError("it was looked for")
+
+    monkeypatch.setattr(site.core.keys, "resolve", looked)
+
+    assert site.send("GET", f"/keys/{alias}", caller="Nobody").status_code == 403

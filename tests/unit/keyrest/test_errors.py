@@ -343,3 +343,16 @@ def test_a_limit_of_the_server_is_told_in_the_same_shape() -> None:
             }
         ],
     }
+
+
+@pytest.mark.parametrize(
+    "error_class",
+    [cls for cls, fault in FAULTS.items() if fault.status >= 500],
+    ids=lambda cls: cls.__name__,
+)
+def test_an_answer_about_a_fault_inside_has_fixed_words(error_class: type[KeyplaneError]) -> None:
+    """The error's own words name paths and devices, for administrators."""
+    error = error_class.__new__(error_class)
+    KeyplaneError.__init__(error, "planted words", hint="planted hint")
+
+    assert b"planted" not in answer_body(error, "Key could not be created")

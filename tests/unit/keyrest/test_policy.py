@@ -244,3 +244,18 @@ def test_a_decision_costs_the_same_however_many_bindings_there_are() -> None:
         rounds.append((time.perf_counter() - started) / 100)
 
     assert min(rounds) < 100e-6
+
+
+@pytest.mark.parametrize(
+    ("instance_id", "names"),
+    [pytest.param(HERE, True, id="here"), pytest.param(THERE, False, id="there")],
+)
+def test_a_role_for_single_keys_is_known_in_its_instance_only(
+    instance_id: InstanceId, names: bool
+) -> None:
+    assert policy(binding("Viewer", keys=[KEY])).names_keys(ALICE, instance_id) is names
+
+
+def test_a_role_for_an_instance_names_no_key() -> None:
+    assert not policy(binding("Viewer")).names_keys(ALICE, HERE)
+    assert not policy().names_keys(ALICE, HERE)

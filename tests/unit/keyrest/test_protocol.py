@@ -496,6 +496,32 @@ def test_trailers_are_not_handed_to_the_application(wire: Wire, app: Application
     assert b"authorization" not in dict(app.scopes[0]["headers"])
 
 
+def test_a_trailer_that_never_ends_is_refused_while_it_arrives(wire: Wire) -> None:
+    """The parser keeps what has come of it, and copies all of it for each piece."""
+    wire.feed(CHUNKED + b"4\r\nbody\r\n0\r\nX: ")
+    for _ in range(11):
+        wire.feed(b"a" * 4096)
+
+    assert wire.transport.written.startswith(b"HTTP/1.1 431 ")
+    assert wire.transport.end
+
+
+def test_a_chunk_extension_that_never_ends_is_refused_while_it_arrives(wire: Wire) -> None:
+    wire.feed(CHUNKED + b"4;x=")
+    for _ in range(11):
+        wire.feed(b"a" * 4096)
+
+    assert wire.transport.end
+
+
+def test_a_body_of_many_small_chunks_is_no_trailer(wire: Wire) -> None:
+    wire.feed(CHUNKED)
+    for _ in range(200):
+        wire.feed(b"1\r\nx\r\n" * 100)
+
+    assert not wire.transport.end
+
+
 def test_trailers_count_as_headers(wire: Wire) -> None:
     wire.feed(CHUNKED, b"0\r\n" + b"X: y\r\n" * 100 + b"\r\n")
 

@@ -267,3 +267,24 @@ def test_a_chunked_body_is_refused_at_the_first_byte_too_many() -> None:
 def test_a_caller_that_hangs_up_is_no_caller_any_more() -> None:
     with pytest.raises(ClientDisconnect):
         read(chunk(b"{", more=True), {"type": "http.disconnect"})
+
+
+@pytest.mark.parametrize("raw", [b"/kms%2Fapi/v2/keys", b"/kms/api/v2/keys%2fx"])
+def test_a_path_with_a_slash_in_disguise_leads_nowhere(raw: bytes) -> None:
+    """Whoever filters paths in front of the server sees another one than it would."""
+    decoded = raw.replace(b"%2F", b"/").replace(b"%2f", b"/").decode()
+    scope = {"method": "GET", "path": decoded, "raw_path": raw, "query_string": b"", "headers": []}
+
+    assert Request.of(scope).path == ""
+
+
+def test_other_escapes_in_a_path_are_resolved() -> None:
+    scope = {
+        "method": "GET",
+        "path": "/api/v2/keys/abc",
+        "raw_path": b"/api/v2/keys/%61bc",
+        "query_string": b"",
+        "headers": [],
+    }
+
+    assert Request.of(scope).path == "/api/v2/keys/abc"
