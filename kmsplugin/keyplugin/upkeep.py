@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-import threading
-from types import TracebackType
-from typing import Self
-
 import structlog
 
 from keycore.domain.providers import key_id_hash
 from keycore.service.kms import HEALTHY, KmsProvider
+from keycore.service.repeating import Repeating
 
 _log = structlog.get_logger(__name__)
 
 INTERVAL_SECONDS = 0.5
 """Changes by other processes must be seen within one second."""
 
-_JOIN_SECONDS = 2.0
 
-
-class Upkeep:
+class Upkeep(Repeating):
     """Refreshes the provider twice a second, in a thread of its own while entered."""
 
     def __init__(
         self, provider: KmsProvider, *, interval_seconds: float = INTERVAL_SECONDS
     ) -> None:
         """Keep ``provider`` fresh."""
+        super().__init__(interval_seconds)
         self._provider = provider
-        self._interval_seconds = interval_seconds
         self._known = provider.outlook()
         self._warned = ""
         self._failure = ""
-        self._stopping = threading.Event()
-        # A refresh can hang in the HSM, and must not keep the process alive.
-        self._thread = threading.Thread(target=self._repeat, name="upkeep", daemon=True)
-
-    def __enter__(self) -> Self:
-        """Start the thread."""
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the thread, and wait for a refresh that runs, but not for one that hangs."""
-        self._stopping.set()
-        self._thread.join(_JOIN_SECONDS)
 
     def run_once(self) -> None:
         """Refresh now. Nothing that goes wrong ends here: serving goes on."""
@@ -59,10 +36,6 @@ class Upkeep:
         else:
             self._failure = ""
         self._log_changes()
-
-    def _repeat(self) -> None:
-        while not self._stopping.wait(self._interval_seconds):
-            self.run_once()
 
     def _log_failure(self, error: Exception) -> None:
         # The same one is told once, not twice a second.

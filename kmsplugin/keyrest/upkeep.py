@@ -5,14 +5,12 @@ It is a thread, because a slow disk or a store under load must not stop the call
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Self
 
 import structlog
 
 from keycore.errors import KeyplaneError
+from keycore.service.repeating import Repeating
 
 _log = structlog.get_logger(__name__)
 
@@ -20,39 +18,19 @@ INTERVAL_SECONDS = 0.25
 """Changes by other processes must be seen within one second, and a key in the cache is
 believed for half a one. Looking twice as often keeps that wait out of all requests."""
 
-_JOIN_SECONDS = 2.0
-
 Step = Callable[[], object]
 
 
-class Upkeep:
+class Upkeep(Repeating):
     """Repeats its steps while it is entered; what one of them raises stops no other."""
 
     def __init__(
         self, steps: Mapping[str, Step], *, interval_seconds: float = INTERVAL_SECONDS
     ) -> None:
         """Repeat ``steps``; their names stand in the log."""
+        super().__init__(interval_seconds)
         self._steps = steps
-        self._interval_seconds = interval_seconds
         self._failures = dict.fromkeys(steps, "")
-        self._stopping = threading.Event()
-        # A step can hang in a disk, and must not keep the process alive.
-        self._thread = threading.Thread(target=self._repeat, name="upkeep", daemon=True)
-
-    def __enter__(self) -> Self:
-        """Start the thread."""
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the thread, and wait for a step that runs, but not for one that hangs."""
-        self._stopping.set()
-        self._thread.join(_JOIN_SECONDS)
 
     def run_once(self) -> None:
         """Take every step once, now."""
@@ -65,10 +43,6 @@ class Upkeep:
                 self._note(name, repr(error), error)
             else:
                 self._note(name, "")
-
-    def _repeat(self) -> None:
-        while not self._stopping.wait(self._interval_seconds):
-            self.run_once()
 
     def _note(self, name: str, failure: str, unexpected: Exception | None = None) -> None:
         """Log what has changed since the last time, and not four times a second."""
