@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +11,8 @@ import typer
 
 from keycli import views
 from keycli.invocation import Invocation, command, command_group
-from keycli.output import Document
+from keycli.output import Document, remark
+from keycore.errors import NotInitialisedError
 
 if TYPE_CHECKING:
     from keyrest.policy_document import Binding, Member
@@ -38,7 +41,21 @@ def check(
 
     issuers = [issuer.name for issuer in run.settings.rest.issuers]
     document = read_policy_document(file or run.settings.policy_file, issuers)
+    _remark_on(run, document.bindings)
     run.show_all([_binding(binding) for binding in document.bindings], views.show_bindings)
+
+
+def _remark_on(run: Invocation, bindings: Sequence[Binding]) -> None:
+    """Tell what is no fault of the file and yet hardly meant: places that are not there."""
+    if not bindings:
+        remark("note: the file has no bindings, so nobody may do anything")
+        return
+    with suppress(NotInitialisedError), run.core() as core:
+        known = {instance.id for instance in core.instances.all()}
+        for number, binding in enumerate(bindings, start=1):
+            for instance_id in binding.instances or ():
+                if instance_id not in known:
+                    remark(f"note: binding {number}: there is no instance {instance_id} yet")
 
 
 def _binding(binding: Binding) -> Document:

@@ -97,3 +97,26 @@ def test_without_a_file_the_one_of_the_settings_is_read(
 
     assert ended.code == 2
     assert "policy.toml cannot be read" in ended.err
+
+
+def test_an_instance_that_does_not_exist_is_remarked_on(
+    run: Run, here: FakeInstallation, settings_with_issuer: Path, tmp_path: Path
+) -> None:
+    """It may be made later; a mistyped one gives nobody anything."""
+    ended = run("policy", "check", str(write(tmp_path / "policy.toml", POLICY)))
+
+    assert ended.code == 0
+    assert ended.err == f"note: binding 1: there is no instance {INSTANCE} yet\n"
+    known = POLICY.replace(INSTANCE, here.instance.id)
+    assert run("policy", "check", str(write(tmp_path / "policy.toml", known))).err == ""
+
+
+def test_a_file_without_bindings_is_remarked_on(
+    run: Run, settings_with_issuer: Path, tmp_path: Path
+) -> None:
+    ended = run("policy", "check", str(write(tmp_path / "policy.toml", "bindings = []")))
+
+    assert (ended.code, ended.err) == (
+        0,
+        "note: the file has no bindings, so nobody may do anything\n",
+    )
