@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.installation import FakeInstallation
 from tests.unit.keycli.conftest import Run
 
 INSTANCE = "0a000000-0000-4000-8000-000000000001"
