@@ -10,6 +10,8 @@ from testbed.toolchain import GoVersion, find_or_install_go, go_environment
 GO_MIN: Final[GoVersion] = (1, 24, 0)
 """What the programs need; the toolchain that testbed installs is newer."""
 
+_PROGRAM: Final = "program"
+
 _BUILD_SECONDS_MAX: Final = 600.0
 
 
@@ -39,7 +41,7 @@ def build_program(name: str, module: Path) -> Path:
             progress=progress,
         )
         fetch(
-            (go, "build", "-trimpath", "-o", directory / "program", "."),
+            (go, "build", "-trimpath", "-o", directory / _PROGRAM, "."),
             f"Building {module.name}",
             log_directory=directory.parent,
             working_directory=module,
@@ -50,4 +52,4 @@ def build_program(name: str, module: Path) -> Path:
         )
 
     sources = sorted(path for path in module.iterdir() if path.suffix in (".go", ".mod", ".sum"))
-    return keep(name, sources, build) / "program"
+    return keep(name, [*sources, _PROGRAM], build) / _PROGRAM
