@@ -51,6 +51,10 @@ class Limits:
     quiet_seconds: float = 0.3
     """A stopping server in which nothing has moved for this long accepts no more."""
 
+    newcomer_seconds: float = 2.0
+    """How long a stopping server waits for the first request of a connection: whoever
+    has just shaken hands is about to send it, and may be slow."""
+
     accept_seconds: float = 4.0
     """How long a stopping server accepts connections at most, while some still come."""
 

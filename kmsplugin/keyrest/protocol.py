@@ -59,6 +59,7 @@ class Connection(HttpToolsProtocol):
     Attributes:
         generation: which set of client certificates the connection was let in by.
         moved_at: the loop's time when bytes or an answer passed last.
+        is_new: whether no request has come yet.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, state, {}, loop)
         self.generation = generation
         self.moved_at = loop.time()
+        self.is_new = True
         self._limits = limits
         self._phase = _Phase.IDLE
         self._deadline = math.inf
@@ -136,6 +138,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
         super().connection_made(transport)
+        self.moved_at = self.loop.time()
         # The default lets half a megabyte wait before anybody calls it stalled.
         transport.set_write_buffer_limits(_UNSENT_BYTES_MAX)
         self._enter(_Phase.IDLE, self._limits.head_seconds)
@@ -180,6 +183,7 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= self._limits.pipelined_max:
             raise RejectedError(rejections.MALFORMED)
         super().on_message_begin()
+        self.is_new = False
         self._header_count = self._header_bytes = self._head_bytes = self._hosts = 0
         self._enter(_Phase.HEAD, self._limits.head_seconds)
 

@@ -152,7 +152,9 @@ class RestServer:
             connection.leave()
 
     def _has_rested(self, connection: Connection, now: float) -> bool:
-        return now - connection.moved_at >= self._limits.quiet_seconds
+        limits = self._limits
+        seconds = limits.newcomer_seconds if connection.is_new else limits.quiet_seconds
+        return now - connection.moved_at >= seconds
 
     # Stopping.
 

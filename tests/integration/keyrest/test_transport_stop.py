@@ -14,7 +14,12 @@ from tests.integration.keyrest.raw_client import RawClient, get, post
 from tests.integration.keyrest.served_app import OwnTls, ServedApp, SmallApp
 
 SECONDS_MAX = 20
-PATIENT = Limits(quiet_seconds=0.1, accept_seconds=SECONDS_MAX, grace_seconds=SECONDS_MAX)
+PATIENT = Limits(
+    quiet_seconds=0.1,
+    newcomer_seconds=SECONDS_MAX,
+    accept_seconds=SECONDS_MAX,
+    grace_seconds=SECONDS_MAX,
+)
 """It closes the door when all is quiet, and not a moment earlier."""
 
 HASTY = Limits(quiet_seconds=0.1, accept_seconds=0.3, grace_seconds=SECONDS_MAX)
@@ -131,6 +136,46 @@ def test_a_new_connection_is_let_in_while_others_are_served(
     assert answer.is_last
 
 
+def test_the_first_request_of_a_connection_is_waited_for(app: SmallApp, tls: OwnTls) -> None:
+    """Whoever has just shaken hands is about to send one."""
+    limits = Limits(quiet_seconds=0.05, newcomer_seconds=SECONDS_MAX, grace_seconds=SECONDS_MAX)
+    with (
+        ServedApp(app, tls.files, limits) as served,
+        RawClient(served.address, tls.client) as newcomer,
+    ):
+        wait_until(lambda: served.has_connections, what="it is in", within_seconds=SECONDS_MAX)
+        served.begin_stop()
+        wait_until(lambda: is_refused(served), what="a closed door", within_seconds=SECONDS_MAX)
+
+        answer = newcomer.ask(get())
+
+    assert answer.status == 200
+    assert answer.is_last
+
+
+def test_a_connection_without_any_request_is_not_waited_for_long(
+    app: SmallApp, tls: OwnTls
+) -> None:
+    limits = Limits(quiet_seconds=0.05, newcomer_seconds=0.2, grace_seconds=SECONDS_MAX)
+    with (
+        ServedApp(app, tls.files, limits) as served,
+        RawClient(served.address, tls.client) as silent,
+    ):
+        wait_until(lambda: served.has_connections, what="it is in", within_seconds=SECONDS_MAX)
+        served.begin_stop()
+
+        assert silent.has_ended()
+        assert served.wait_for_end() < 3
+
+
+def is_refused(served: ServedApp) -> bool:
+    try:
+        socket.create_connection(served.address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_an_idle_connection_is_closed_in_order(served: ServedApp, client: RawClient) -> None:
     assert client.ask(get()).status == 200
 
@@ -184,8 +229,9 @@ def test_a_long_request_is_answered_after_everybody_else_has_gone(
         RawClient(served.address, tls.client) as client,
         RawClient(served.address, tls.client) as idle,
     ):
+        assert idle.ask(get()).status == 200
         client.send(get("/wait"))
-        wait_for_requests(app, 1)
+        wait_for_requests(app, 2)
 
         served.begin_stop()
         assert idle.has_ended()
