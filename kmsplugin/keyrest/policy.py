@@ -17,6 +17,7 @@ import structlog
 
 from keycore.errors import SettingsError
 from keycore.ports import Clock
+from keyrest.following import FileWatch
 from keyrest.grants import Policy
 from keyrest.policy_document import PolicyDocument, parse_policy
 from keyrest.roles import PERMISSIONS, Permission, Role
@@ -35,10 +36,6 @@ _log = structlog.get_logger(__name__)
 
 FILE_BYTES_MAX = 1024 * 1024
 """Some ten thousand bindings; reading them takes about a second."""
-
-SETTLED_SECONDS = 2.0
-"""How long a changed file is read again although its attributes stay: two edits within
-one tick of the file system's clock look like one (two seconds on the coarsest)."""
 
 
 def read_policy(path: Path, issuers: Collection[str]) -> Policy:
@@ -80,10 +77,7 @@ class PolicyFile:
         """
         self._path = path
         self._issuers = frozenset(issuers)
-        self._clock = clock
-        # Before the content, so that a change in between is seen by the next refresh.
-        self._attributes = _attributes_of(path)
-        self._changed_at = clock.monotonic()
+        self._watch = FileWatch([path], clock)
         content = _read(path)
         self._digest = hashlib.sha256(content).digest()
         self._current = _policy_of(content, path, self._issuers)
@@ -104,10 +98,7 @@ class PolicyFile:
 
         Costs one ``stat`` while nothing changes.
         """
-        attributes, now = _attributes_of(self._path), self._clock.monotonic()
-        if attributes != self._attributes:
-            self._attributes, self._changed_at = attributes, now
-        elif now - self._changed_at >= SETTLED_SECONDS:
+        if not self._watch.may_have_changed():
             return
         try:
             self._take(_read(self._path))
@@ -130,22 +121,6 @@ class PolicyFile:
 
 def _policy_of(content: bytes, path: Path, issuers: Collection[str]) -> Policy:
     return Policy(parse_policy(content, issuers, source=str(path)).bindings)
-
-
-def _attributes_of(path: Path) -> tuple[int, ...] | None:
-    """Return what changes with a file, its place behind symbolic links included.
-
-    The time of the last change of attributes (ctime) cannot be set, so it also tells
-    about an edit that restores the time of the last write.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return (
-        *(status.st_dev, status.st_ino, status.st_size, status.st_mode),
-        *(status.st_mtime_ns, status.st_ctime_ns),
-    )
 
 
 def _read(path: Path) -> bytes:

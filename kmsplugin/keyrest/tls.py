@@ -25,14 +25,11 @@ from keyrest.certificate import (
     ensure_own_certificate,
     own_files,
 )
+from keyrest.following import FileWatch
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secrecy and authenticated encryption, nothing else (RFC 9325,
 4.2). TLS 1.3 has no others."""
-
-SETTLED_SECONDS = 2.0
-"""How long changed files are read again although their attributes stay: two edits within
-one tick of the file system's clock look like one (two seconds on the coarsest)."""
 
 _log = structlog.get_logger(__name__)
 
@@ -78,9 +75,7 @@ class TlsFiles:
         self._clock = clock
         self.fault = ""
         self._make_if_own()
-        # Before the files are read, so that a change in between is seen afterwards.
-        self._attributes = self._attributes_now()
-        self._changed_at = clock.monotonic()
+        self._watch = FileWatch(self._paths(), clock)
         self._loaded = self._load(self._digest())
         self.context = TlsContext(self._loaded.context, 0)
         self._note(self._expiry())
@@ -100,12 +95,9 @@ class TlsFiles:
             self._note(self._expiry())
 
     def _is_due(self) -> bool:
-        attributes, now = self._attributes_now(), self._clock.monotonic()
-        if attributes != self._attributes:
-            self._attributes, self._changed_at = attributes, now
-        is_settled = now - self._changed_at >= SETTLED_SECONDS
+        may_have_changed = self._watch.may_have_changed()
         # What failed may have been the disk, and is tried again whatever it was.
-        return not is_settled or bool(self.fault) or self._is_renewal_due()
+        return may_have_changed or bool(self.fault) or self._is_renewal_due()
 
     def _is_renewal_due(self) -> bool:
         return self._given is None and self._ends_within(RENEWED_BEFORE_END)
@@ -164,9 +156,6 @@ class TlsFiles:
     def _paths(self) -> list[Path]:
         files, client_ca = self._files, self._settings.rest.tls.client_ca
         return [files.certificate, files.key, *([] if client_ca is None else [client_ca])]
-
-    def _attributes_now(self) -> list[tuple[int, ...] | None]:
-        return [_attributes_of(path) for path in self._paths()]
 
     def _digest(self) -> bytes:
         digest = hashlib.sha256()
@@ -229,13 +218,3 @@ def _content_of(path: Path) -> bytes:
     except OSError:
         # Loading it tells what is wrong.
         return b""
-
-
-def _attributes_of(path: Path) -> tuple[int, ...] | None:
-    """Return what changes with a file; a link counts as what it leads to."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    times = (status.st_mtime_ns, status.st_ctime_ns)
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mode, *times)

@@ -12,9 +12,11 @@ from structlog.testing import capture_logs
 from keycore.domain.ids import InstanceId
 from keycore.errors import AccessDeniedError, SettingsError
 from keycore.settings import load_settings
+from keyrest import following
 from keyrest import policy as policy_module
+from keyrest.following import SETTLED_SECONDS
 from keyrest.identity import Identity
-from keyrest.policy import SETTLED_SECONDS, Permission, PolicyFile, read_policy
+from keyrest.policy import Permission, PolicyFile, read_policy
 from tests.fakes.fixed_clock import FixedClock
 
 ISSUERS = ("idp", "cluster")
@@ -413,7 +415,7 @@ class TestChanges:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         tick = (1, 2, 3)
-        monkeypatch.setattr(policy_module, "_attributes_of", lambda _: tick)
+        monkeypatch.setattr(following, "attributes_of", lambda _: tick)
         file.refresh()
         path.write_text(viewer("bobby"))
         clock.advance(seconds=SETTLED_SECONDS / 2)

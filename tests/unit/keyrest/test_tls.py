@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 
 from keycore.errors import SettingsError
 from keycore.settings import RestSettings, Settings, TlsSettings
-from keyrest.tls import SETTLED_SECONDS, TlsFiles
+from keyrest.following import SETTLED_SECONDS
+from keyrest.tls import TlsFiles
 from testbed.authority import Authority, KeyPair
 from tests.unit.keyrest.handshakes import client_context, handshake
 
@@ -204,7 +205,7 @@ def test_a_change_that_leaves_all_attributes_alone_is_seen_when_it_follows_anoth
 ) -> None:
     site.certificate.touch()
     site.tls.refresh()
-    monkeypatch.setattr("keyrest.tls._attributes_of", lambda _: None)
+    monkeypatch.setattr("keyrest.following.attributes_of", lambda _: None)
     site.tls.refresh()
     site.put(pairs[1])
 
