@@ -33,7 +33,8 @@ from keycore.ports import Changes
 BUSY_SECONDS = 5
 """How long a writer waits for another one before the store counts as unavailable."""
 
-_WRITES = "keyplane_writes"
+_READERS_MAX = 15
+"""Connections that read at the same time; SQLite has any number of readers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,14 @@ class SqlTransaction:
 class SqlStore:
     """Records in one database; every method maps the driver's errors."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Use an engine whose schema is right; see :meth:`open` and :meth:`create`."""
-        self._engine = engine
+    def __init__(self, path: Path) -> None:
+        """Use a file whose schema is right; see :meth:`open` and :meth:`create`."""
+        self._path = path
+        self._identity = _identity(path)
+        self._engine = _reading_engine(path)
         # SQLite has one writer at a time. Those who wait for it wait here, and take no
         # connection from those who read.
-        self._writing_engine = _engine(Path(engine.url.database or ""), connections=1)
-        self._path = Path(engine.url.database or "")
-        self._identity = _identity(self._path)
+        self._writing_engine = _writing_engine(path)
         self._watcher: sqlite3.Connection | None = None
         self._watcher_lock = threading.Lock()
         self._version = 0
@@ -71,22 +72,12 @@ class SqlStore:
             StoreSetupError: the file is no store, or of a later release's schema.
             StoreUnavailableError: it did not answer.
         """
-        engine = _engine(path)
+        store = cls(path)
         try:
-            revision = _revision(engine)
-            if revision in t.EARLIER_REVISIONS:
-                revision = _upgraded(engine)
-        except StoreUnavailableError:
-            engine.dispose()
+            store._ensure_schema()
+        except (StoreSetupError, StoreUnavailableError):
+            store.close()
             raise
-        if revision != t.SCHEMA_REVISION:
-            engine.dispose()
-            raise StoreSetupError(
-                f"the store {path} has schema {revision or 'none'}, "
-                f"this release needs {t.SCHEMA_REVISION}",
-                hint="run the release that made it, or finish keyplane init",
-            )
-        store = cls(engine)
         # A long reader, such as a backup, must not keep anybody from starting.
         with suppress(StoreUnavailableError):
             store.scrub()
@@ -99,10 +90,13 @@ class SqlStore:
         Raises:
             StoreUnavailableError: it cannot be made or did not answer.
         """
-        engine = _engine(path)
-        _upgraded(engine)
+        engine = _writing_engine(path)
+        try:
+            _upgrade(engine)
+        finally:
+            engine.dispose()
         path.chmod(0o600)
-        return cls(engine)
+        return cls(path)
 
     @staticmethod
     def holds_installation(path: Path) -> bool:
@@ -111,7 +105,7 @@ class SqlStore:
         Raises:
             StoreUnavailableError: it did not answer.
         """
-        engine = _engine(path)
+        engine = _reading_engine(path)
         try:
             if _revision(engine) is None:
                 return False
@@ -244,13 +238,19 @@ class SqlStore:
     @contextmanager
     def _writer(self) -> Iterator[Connection]:
         self._ensure_same_file()
-        options = {_WRITES: True}
-        with (
-            _store_errors(),
-            self._writing_engine.connect().execution_options(**options) as connection,
-            connection.begin(),
-        ):
+        with _store_errors(), self._writing_engine.begin() as connection:
             yield connection
+
+    def _ensure_schema(self) -> None:
+        revision = _revision(self._engine)
+        if revision in t.EARLIER_REVISIONS:
+            _upgrade(self._writing_engine)
+        elif revision != t.SCHEMA_REVISION:
+            raise StoreSetupError(
+                f"the store {self._path} has schema {revision or 'none'}, "
+                f"this release needs {t.SCHEMA_REVISION}",
+                hint="run the release that made it, or finish keyplane init",
+            )
 
 
 _NEWEST = select(t.changes.c.sequence)
@@ -280,7 +280,16 @@ def _transaction(connection: Connection) -> SqlTransaction:
     )
 
 
-def _engine(path: Path, *, connections: int = 15) -> Engine:
+def _reading_engine(path: Path) -> Engine:
+    return _engine(path, begin="BEGIN", connections=_READERS_MAX)
+
+
+def _writing_engine(path: Path) -> Engine:
+    # A writer takes the lock at once, so what it reads is what it will replace.
+    return _engine(path, begin="BEGIN IMMEDIATE", connections=1)
+
+
+def _engine(path: Path, *, begin: str, connections: int) -> Engine:
     engine = create_engine(
         # From parts, since a path may hold what means something in a URL.
         URL.create("sqlite", database=str(path)),
@@ -308,9 +317,7 @@ def _engine(path: Path, *, connections: int = 15) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # A writer takes the lock at once, so what it reads is what it will replace.
-        writes = connection.get_execution_options().get(_WRITES)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        connection.exec_driver_sql(begin)
 
     return engine
 
@@ -333,19 +340,13 @@ def _revision(engine: Engine) -> str | None:
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _upgraded(engine: Engine) -> str:
+def _upgrade(engine: Engine) -> None:
     """Bring the schema to this release's; of two processes at once, the second finds it done."""
     # Alembic takes long to import and is needed nowhere else.
     from keycore.adapters.migrations import upgrade  # noqa: PLC0415
 
-    options = {_WRITES: True}
-    with (
-        _store_errors(),
-        engine.connect().execution_options(**options) as connection,
-        connection.begin(),
-    ):
+    with _store_errors(), engine.begin() as connection:
         upgrade(connection)
-    return t.SCHEMA_REVISION
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def test_deletion_scrubs_although_others_read_all_the_time(
     done = threading.Event()
 
     def read() -> None:
-        other = SqlStore(sqlite_store._engine)
+        other = SqlStore(sqlite_store._path)
         while not done.is_set():
             other.changes_since(0)
 
