@@ -26,6 +26,9 @@ _TALKATIVE = {
     # One line for each request, with its path.
     "urllib3": logging.INFO,
     "aiohttp.access": logging.WARNING,
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,
+    "uvicorn": logging.WARNING,
     "asyncio": logging.INFO,
 }
 """Loggers that get no more talkative than this, whatever the level of the rest."""

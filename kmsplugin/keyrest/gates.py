@@ -34,8 +34,6 @@ FACE = "rest"
 NOBODY = "unauthenticated"
 """The actor of a request that is refused before its caller is known."""
 
-_KNOWN_INSTANCES_MAX = 10_000
-
 
 class Authentication(Protocol):
     """Tells who a caller is; :class:`keyrest.credentials.Authenticator` does."""
@@ -97,7 +95,6 @@ class Gates:
         self._authentication = authentication
         self._policy = policy
         self._throttle = Throttle(core.settings.rest.requests_per_second, core.clock)
-        self._known_instances: set[InstanceId] = set()
 
     async def admit(
         self,
@@ -173,8 +170,5 @@ class Gates:
         return None
 
     async def _ensure_instance(self, instance_id: InstanceId) -> None:
-        # An instance is never removed, so having seen it once is enough.
-        if instance_id not in self._known_instances:
+        if not self._instances.is_known(instance_id):
             await run_sync(self._instances.ensure_exists, instance_id)
-            if len(self._known_instances) < _KNOWN_INSTANCES_MAX:
-                self._known_instances.add(instance_id)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from keycore.bootstrap import Core
 from keycore.domain.ids import InstanceId, KeyId
-from keycore.domain.keys import KeyState, is_alias
+from keycore.domain.keys import is_alias
 from keycore.errors import InvalidRequestError
 from keycore.ports import KeyFilter
 from keycore.service.caller import Caller
@@ -243,9 +243,7 @@ class Handlers:
 
 
 def _filter(call: Call) -> KeyFilter:
-    states = call.query.states()
-    deleted = states is not None and KeyState.DESTROYED in states
-    return KeyFilter(call.instance_id, deleted, states, call.query.kind())
+    return KeyFilter(call.instance_id, states=call.query.states(), kind=call.query.kind())
 
 
 def _check_alias(alias: str) -> None:

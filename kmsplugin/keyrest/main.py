@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import resource
 import socket
@@ -35,10 +34,6 @@ SWITCH_SECONDS = 0.0005
 the store or the HSM takes it, and with Python's 5 ms the event loop, and with it every
 other caller, would wait that long for each of them."""
 
-
-_TALKATIVE = ("httpx", "httpcore", "uvicorn")
-"""Libraries that log every request; what matters of it is logged here."""
-
 _OTHER_DESCRIPTORS = 200
 """Open files besides connections: store, token, audit, issuers, libraries."""
 
@@ -57,8 +52,6 @@ def run(settings: Settings, *, listeners: Sequence[socket.socket] | None = None)
         UnavailableError: token or store did not answer at the start.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(logging.WARNING)
     with ExitStack() as stack:
         opened = open_listeners(settings.rest) if listeners is None else listeners
         for listener in opened:

@@ -9,14 +9,10 @@ from functools import lru_cache
 from urllib.parse import parse_qs
 
 from keycore.domain.keys import KeyKind, KeyState
+from keycore.service.key_reading import OFFSET_MAX, PAGE_MAX
 from keyrest.request_errors import InvalidQueryError
 
-LIMIT_MAX = 5000
-"""Resources in one page at most."""
-
 LIMIT_DEFAULT = 200
-
-OFFSET_MAX = 2**31 - 1
 
 _QUERY_PARAMETERS_MAX = 64
 
@@ -90,7 +86,7 @@ class Query:
         Raises:
             InvalidQueryError: out of bounds.
         """
-        return self.number("limit", default=LIMIT_DEFAULT, least=1, most=LIMIT_MAX)
+        return self.number("limit", default=LIMIT_DEFAULT, least=1, most=PAGE_MAX)
 
     def flag(self, name: str) -> bool | None:
         """Return ``true`` or ``false``, ``None`` when it is not given.

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope
 
 from keycore.domain.ids import InstanceId, new_uuid, parse_instance_id
 from keycore.errors import InvalidRequestError
+from keycore.service.creation import is_idempotency_key
 from keyrest.request_errors import (
     BodyTooLargeError,
     InstanceHeaderError,
@@ -32,8 +33,6 @@ _CORRELATION_HEADERS = (b"correlation-id", b"x-correlation-id", b"x-request-id")
 
 _CORRELATION_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 """Visible ASCII only, so that it can stand in a log and in a header as it is."""
-
-_IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 _RETURN_PREFERENCE = re.compile(
     rb"(?:^|,)\s*return\s*=\s*\"?(representation|minimal)\"?\s*(?:;[^,]*)?(?:,|$)", re.IGNORECASE
@@ -101,9 +100,10 @@ class Request:
         given = self.headers.get(b"idempotency-key")
         if given is None:
             return None
-        if not _IDEMPOTENCY_KEY.fullmatch(given):
+        text = given.decode("latin-1")
+        if not is_idempotency_key(text):
             raise InvalidHeaderError("Idempotency-Key", "1 to 255 visible ASCII characters")
-        return given.decode()
+        return text
 
     def accepts(self) -> frozenset[str]:
         """Return the media types of ``Accept``, lower-case; empty when there are none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -35,6 +36,8 @@ FOLD_LABEL = b"keyplane/import/fold/1"
 """HKDF info that turns imported material of another length into an AES-256 key (RFC 5869)."""
 
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255
+
+_IDEMPOTENCY_KEY = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_CHARACTERS_MAX}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,11 @@ def fold_to_aes_256(material: bytes) -> bytes:
     return HKDF(SHA512(), ROOT_KEY_BYTES, salt=None, info=FOLD_LABEL).derive(material)
 
 
+def is_idempotency_key(text: str) -> bool:
+    """Tell whether ``text`` is 1..255 visible ASCII characters."""
+    return _IDEMPOTENCY_KEY.fullmatch(text) is not None
+
+
 def receipt_id(caller: Caller, instance_id: InstanceId, idempotency_key: str) -> bytes:
     """Return 32 bytes that name a repeatable request of one caller in one instance.
 
@@ -172,8 +180,7 @@ def receipt_id(caller: Caller, instance_id: InstanceId, idempotency_key: str) ->
     Raises:
         InvalidRequestError: the idempotency key has another form.
     """
-    visible = idempotency_key.isascii() and idempotency_key.isprintable()
-    if not visible or not 1 <= len(idempotency_key) <= IDEMPOTENCY_KEY_CHARACTERS_MAX:
+    if not is_idempotency_key(idempotency_key):
         raise InvalidRequestError(
             "an idempotency key has 1 to 255 visible ASCII characters", field="idempotencyKey"
         )

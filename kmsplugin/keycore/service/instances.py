@@ -56,6 +56,10 @@ class InstanceService:
                     raise AlreadyExistsError(f"instance {chosen} exists already")
                 return self._save_new(unit, chosen, name, namespace)
 
+    def is_known(self, instance_id: InstanceId) -> bool:
+        """Tell whether :meth:`ensure_exists` would have no need of the store."""
+        return instance_id in self._seen
+
     def ensure_exists(self, instance_id: InstanceId) -> None:
         """Check that there is such an instance; instances are never removed, so one look is enough.
 
@@ -64,7 +68,7 @@ class InstanceService:
             IntegrityError: its record was changed.
             StoreUnavailableError: it was not seen before and the store did not answer.
         """
-        if instance_id not in self._seen:
+        if not self.is_known(instance_id):
             with self._records.reading() as unit:
                 unit.instance(instance_id)
             self._seen.add(instance_id)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from keycore.domain.keys import KeyState
 from keycore.service.creation import IDEMPOTENCY_KEY_CHARACTERS_MAX
+from keycore.service.key_reading import OFFSET_MAX, PAGE_MAX
 from keyrest.openapi.bodies import ACTIONS, ALIAS_PATTERN, UUID_PATTERN
 from keyrest.openapi.nodes import Node, integer, reference
-from keyrest.queries import LIMIT_DEFAULT, LIMIT_MAX, OFFSET_MAX
+from keyrest.queries import LIMIT_DEFAULT
 
 INSTANCE_EXAMPLE = "0b1f8f4c-6a7e-4a51-9d83-0f0d6b8d9c11"
 KEY_EXAMPLE = "02fd6835-6001-4482-a892-13bd2085f75d"
@@ -108,7 +109,7 @@ _PATH: Node = {
 
 _QUERY: Node = {
     "Limit": _query(
-        "limit", integer(least=1, most=LIMIT_MAX, default=LIMIT_DEFAULT), "Resources in this page."
+        "limit", integer(least=1, most=PAGE_MAX, default=LIMIT_DEFAULT), "Resources in this page."
     ),
     "Offset": _query(
         "offset",
