@@ -7,11 +7,9 @@ counts as initialised, after it ``init`` refuses.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from keycore.domain.ids import InstanceId, new_uuid
 from keycore.domain.instances import Installation, Instance
 from keycore.domain.names import check_namespace
 from keycore.errors import AlreadyInitialisedError, SettingsError
+from keycore.files import exclusive, replace_durably
 from keycore.ports import TokenDescription
 from keycore.service.caller import Auditor, Caller
 from keycore.service.records import Records
@@ -86,7 +85,10 @@ def initialise(
     """
     check_namespace(namespace)
     _make_state_dir(settings.state_dir)
-    with _only_one(settings.state_dir), ExitStack() as stack:
+    # A second init waits, and finds what the first one has made. Each step looks before
+    # it makes something; two that look at once would both make it, and a token with two
+    # master keys is of no use.
+    with exclusive(settings.state_dir / _LOCK_NAME), ExitStack() as stack:
         _refuse_if_finished(settings)
         token = stack.enter_context(closing(_make_token(settings, progress)))
         progress("make the store")
@@ -97,21 +99,6 @@ def initialise(
             made = _write_first_rows(store, token, namespace)
             decision.note(installation=made.installation.id, instance=made.instance.id)
         return made
-
-
-@contextmanager
-def _only_one(state_dir: Path) -> Iterator[None]:
-    """Let a second ``init`` wait, so that it finds what the first one has made.
-
-    Each step looks before it makes something; two processes that look at once would
-    both make it, and a token with two master keys is of no use.
-    """
-    lock = os.open(state_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _make_token(settings: Settings, progress: Progress) -> Pkcs11Token:
@@ -179,18 +166,8 @@ def _pin(path: Path) -> str:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     if not path.exists():
         pin = "".join(secrets.choice("0123456789") for _ in range(PIN_DIGITS))
-        _write_durably(path, pin + "\n")
+        replace_durably(path, f"{pin}\n".encode(), mode=0o600)
     return path.read_text(encoding="ascii").strip()
-
-
-def _write_durably(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
 
 
 def _write_first_rows(store: SqlStore, token: Pkcs11Token, namespace: str) -> Initialised:

@@ -7,13 +7,9 @@ certificates of an authority of its own.
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
-import os
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from keycore.errors import SettingsError
+from keycore.files import exclusive, replace_durably
 
 VALIDITY = timedelta(days=365)
 
@@ -74,7 +71,7 @@ def ensure_own_certificate(directory: Path, address: str, now: datetime) -> None
     files = own_files(directory)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(directory / "tls.lock"):
+        with exclusive(directory / "tls.lock"):
             if not _is_good(files, _needed_names(address), now):
                 _make(files, _all_names(address), now)
     except OSError as error:
@@ -92,16 +89,6 @@ def end_of(certificate: Path) -> datetime:
         ValueError: it holds no certificate.
     """
     return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _is_good(files: CertificateFiles, needed: frozenset[str], now: datetime) -> bool:
@@ -129,12 +116,12 @@ def _make(files: CertificateFiles, names: frozenset[str], now: datetime) -> None
     certificate = _signed(key, names, now)
     pem = serialization.Encoding.PEM
     # A reader between the two finds a pair that does not match, and reads once more.
-    _replace(
+    replace_durably(
         files.key,
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
         mode=0o600,
     )
-    _replace(files.certificate, certificate.public_bytes(pem), mode=0o644)
+    replace_durably(files.certificate, certificate.public_bytes(pem), mode=0o644)
     _log.info(
         "made a certificate; clients that hold a copy of an earlier one need this one",
         path=str(files.certificate),
@@ -221,15 +208,3 @@ def _host_name() -> str:
 def _checked(name: str) -> str:
     """Return ``name`` if a certificate can hold it as a host name, else an empty text."""
     return name.lower() if _HOST_NAME.fullmatch(name.lower()) else ""
-
-
-def _replace(path: Path, content: bytes, *, mode: int) -> None:
-    """Put ``content`` in the place of a file, at once and for good."""
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)

@@ -8,7 +8,6 @@ file changes.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from keycore.errors import PinRejectedError, SettingsError
+from keycore.files import exclusive
 
 
 class PinFile:
@@ -58,9 +58,7 @@ class PinFile:
             PinRejectedError: this PIN file was refused before; nothing was tried.
             SettingsError: as :meth:`read`.
         """
-        lock = os.open(self._marker.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with exclusive(self._marker.with_suffix(".lock")):
             pin = self.read()
             identity = self._identity()
             self._refuse_if_marked(identity)
@@ -69,8 +67,6 @@ class PinFile:
             except PinRejectedError:
                 self._marker.write_text(identity, encoding="ascii")
                 raise
-        finally:
-            os.close(lock)
 
     def _refuse_if_marked(self, identity: str) -> None:
         try:

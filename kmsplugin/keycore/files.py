@@ -1,0 +1,47 @@
+"""Files that survive a power cut, and turns that processes of one machine take."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def exclusive(lock_file: Path) -> Iterator[None]:
+    """Wait until no other process is inside the block of the same file, and enter it.
+
+    The file is made when missing and stays; the kernel frees the lock when a process ends.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def replace_durably(path: Path, content: bytes, *, mode: int) -> None:
+    """Put ``content`` in the place of a file, at once and for good.
+
+    Args:
+        path: the file; a reader finds its old content or the new one, never a part.
+        content: all of it.
+        mode: its permissions, which hold from the first byte on.
+
+    Raises:
+        OSError: it cannot be written; the old content stays.
+    """
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
