@@ -8,7 +8,6 @@ for other Kubernetes projects; what is missing there is built.
 Run as a program, it prints where the binaries are.
 """
 
-import fcntl
 import hashlib
 import os
 import re
@@ -16,13 +15,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from testbed.downloads import cache_directory
+from testbed.downloads import cache_directory, exclusive
 from testbed.errors import BinaryUnavailableError, ControlPlaneError
 from testbed.processes import ChildProcess
 from testbed.progress import BuildProgress
@@ -114,7 +112,8 @@ def built_directory() -> Path:
 def _build_under_lock(names: list[str], progress: BuildProgress) -> dict[str, Path]:
     directory = built_directory()
     directory.mkdir(parents=True, exist_ok=True)
-    with _lock(cache_directory() / "build.lock", progress):
+    busy = "Another process builds the control plane; waiting for it."
+    with exclusive(cache_directory() / "build.lock", progress, busy=busy):
         for leftover in directory.glob(f"{_TEMPORARY_PREFIX}*"):
             # Of a build that was killed: whoever holds the lock is alone here.
             shutil.rmtree(leftover)
@@ -123,18 +122,6 @@ def _build_under_lock(names: list[str], progress: BuildProgress) -> dict[str, Pa
         if missing:
             _build(missing, directory, progress)
     return {name: directory / name for name in names}
-
-
-@contextmanager
-def _lock(path: Path, progress: BuildProgress) -> Iterator[None]:
-    """Hold an exclusive lock; the kernel frees it when the process ends."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress.say("Another process builds the control plane; waiting for it.")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _build(names: list[str], directory: Path, progress: BuildProgress) -> None:

@@ -7,8 +7,7 @@ migrates and collects objects.
 import os
 import subprocess
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from kubernetes import client
 
@@ -19,11 +18,12 @@ from testbed.credentials import make_credentials, write_kubeconfig
 from testbed.errors import CommandFailedError
 from testbed.etcd import Etcd
 from testbed.loopback import HOST, free_port, require_loopback
+from testbed.startable import Startable
 
 _KUBECTL_SECONDS_MAX: Final = 120.0
 
 
-class Cluster:
+class Cluster(Startable):
     """A control plane that lives in one directory, on loopback addresses only.
 
     It starts at the beginning of a `with` block and stops at its end. Stopped,
@@ -71,20 +71,6 @@ class Cluster:
             else None
         )
         """None when the cluster has none."""
-
-    def __enter__(self) -> Self:
-        """Start the cluster and wait until it is ready."""
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the cluster."""
-        self.stop()
 
     @property
     def server(self) -> str:

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from testbed.processes import ChildProcess
 from testbed.progress import BuildProgress
 
 _PAUSE_SECONDS_MAX: Final = 20.0
+_REPOSITORY: Final = Path(__file__).resolve().parent.parent
 _TEMPORARY_PREFIX: Final = ".making-"
 
 
@@ -62,21 +64,34 @@ def keep(
 
 
 @contextmanager
-def exclusive(path: Path, progress: BuildProgress) -> Iterator[None]:
+def exclusive(path: Path, progress: BuildProgress, *, busy: str = "") -> Iterator[None]:
     """Hold an exclusive lock; the kernel frees it when the process ends.
 
     Args:
         path: The file that is locked; made when missing, and left there.
         progress: Told when another process has the lock.
+        busy: What it is told then; empty names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.say(f"Another process holds {path}; waiting for it.")
+            progress.say(busy or f"Another process holds {path}; waiting for it.")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def python_installer() -> tuple[str, ...]:
+    """Return the beginning of a command that installs Python packages: uv's, or pip's.
+
+    Hashes are required, and dependencies are not followed.
+    """
+    options = ("install", "--no-deps", "--require-hashes")
+    uv = shutil.which("uv") or shutil.which("uv", path=_REPOSITORY / ".cache" / "uv" / "bin")
+    if uv:
+        return (uv, "pip", *options, "--python", sys.executable)
+    return (sys.executable, "-m", "pip", *options)
 
 
 def fetch(

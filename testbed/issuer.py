@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final
 
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from testbed.authority import Authority
 from testbed.loopback import HOST, free_port
+from testbed.startable import Startable
 
 AUDIENCE: Final = "keyplane"
 """What its credentials are for, unless a test says otherwise."""
@@ -29,7 +29,7 @@ _KEYS: Final = "/keys"
 _CONNECTION_SECONDS_MAX: Final = 10.0
 
 
-class Issuer:
+class Issuer(Startable):
     """Runs in threads of this process; it can be stopped and started again."""
 
     issued: ClassVar[list[str]] = []
@@ -90,20 +90,6 @@ class Issuer:
         credential = jwt.encode(header, wanted, self._key)
         Issuer.issued.append(credential)
         return credential
-
-    def __enter__(self) -> Self:
-        """Start it."""
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop it."""
-        self.stop()
 
     def start(self) -> None:
         """Listen; from now on the documents can be read."""

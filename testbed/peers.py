@@ -6,7 +6,6 @@ pins it, and runs as a process that has nothing of this project's own packages.
 
 import json
 import os
-import shutil
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from testbed import npm
-from testbed.downloads import fetch, keep
+from testbed.downloads import fetch, keep, python_installer
 from testbed.go import build_program
 from testbed.processes import ChildProcess
 from testbed.progress import BuildProgress
@@ -87,7 +86,10 @@ def _python_client(version: str) -> PublishedClient:
 
     def install(directory: Path, progress: BuildProgress) -> None:
         fetch(
-            (*_installer(), "--target", directory, "--requirement", requirements),
+            (
+                *(*python_installer(), "--only-binary", ":all:"),
+                *("--target", directory, "--requirement", requirements),
+            ),
             f"Installing keyprotect {version}",
             log_directory=directory.parent,
             progress=progress,
@@ -100,14 +102,6 @@ def _python_client(version: str) -> PublishedClient:
     command = (sys.executable, "-S", "-s", program)
     path = os.pathsep.join((str(packages), str(stories)))
     return PublishedClient(f"keyprotect-{version}", command, {"PYTHONPATH": path})
-
-
-def _installer() -> tuple[str, ...]:
-    options = ("install", "--no-deps", "--require-hashes", "--only-binary", ":all:")
-    uv = shutil.which("uv") or shutil.which("uv", path=_REPOSITORY / ".cache" / "uv" / "bin")
-    if uv:
-        return (uv, "pip", *options, "--python", sys.executable)
-    return (sys.executable, "-m", "pip", *options)
 
 
 def _node_client() -> PublishedClient:

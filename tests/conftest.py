@@ -26,6 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop that tests marked with ``anyio`` run on."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def softhsm_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of an initialised installation on SoftHSM2."""
     settings = Settings(state_dir=tmp_path_factory.mktemp("softhsm") / "state")

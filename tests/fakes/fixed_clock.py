@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 
 class FixedClock:
-    """Starts at noon on 1 March 2030."""
+    """Starts at noon on 1 March 2030, unless a test wants another time."""
 
-    def __init__(self) -> None:
-        self._now = datetime(2030, 3, 1, 12, tzinfo=UTC)
+    def __init__(self, now: datetime = datetime(2030, 3, 1, 12, tzinfo=UTC)) -> None:
+        self._now = now
         self._monotonic = 1000.0
 
     def now(self) -> datetime:

@@ -29,6 +29,11 @@ KEY_TYPE = "application/vnd.ibm.kms.key+json"
 ROLES = ("ClusterAdministrator", "Administrator", "Editor", "Viewer")
 
 
+def b64(data: bytes) -> str:
+    """Return base64 as it stands in bodies."""
+    return base64.b64encode(data).decode()
+
+
 @dataclass
 class RestSite:
     """Sends requests as somebody, into one of two instances.
@@ -94,7 +99,7 @@ class RestSite:
 
     def wrapped(self, key: KeyId, aad: list[str] | None = None, **parts: Any) -> str:
         """Return a ciphertext of the bytes ``data key``."""
-        body = {"plaintext": base64.b64encode(b"data key").decode(), "aad": aad or []}
+        body = {"plaintext": b64(b"data key"), "aad": aad or []}
         return str(self.act("wrap", key, body, **parts).json()["ciphertext"])
 
     def audited(self) -> list[AuditEvent]:

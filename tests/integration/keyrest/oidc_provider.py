@@ -8,8 +8,7 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 
@@ -18,6 +17,7 @@ from testbed.authority import Authority
 from testbed.loopback import HOST, free_port, request
 from testbed.npm import install, node_program
 from testbed.processes import ChildProcess
+from testbed.startable import Startable
 
 AUDIENCE = "keyplane"
 
@@ -43,7 +43,7 @@ def signing_keys(generation: str) -> list[Key]:
     ]
 
 
-class OidcProvider:
+class OidcProvider(Startable):
     """Runs while entered; has one client for each algorithm, named like it."""
 
     def __init__(self, directory: Path, *, hosts: Sequence[str] = (HOST,)) -> None:
@@ -94,18 +94,6 @@ class OidcProvider:
                 **changed,
             }
         )
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start it and wait until it answers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from keycore.domain.keys import KeyKind
-from tests.fakes.rest_site import FakeSite, new_key, rest_site
+from tests.fakes.rest_site import FakeSite, b64, new_key, rest_site
 
 SOME_UUID = "0b000000-0000-4000-8000-00000000dead"
 
@@ -182,7 +181,3 @@ def use_every_secret(site: FakeSite) -> list[httpx.Response]:
         site.send("DELETE", f"/keys/{standard}", headers={"prefer": "return=representation"}),
         site.send("GET", f"/keys/{standard}"),
     ]
-
-
-def b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()

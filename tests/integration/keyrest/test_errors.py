@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from keycore.domain.keys import KeyKind
-from tests.fakes.rest_site import FakeSite, new_key, reason, rest_site
+from tests.fakes.rest_site import FakeSite, b64, new_key, reason, rest_site
 from tests.unit.keycore.examples import tamper_key
 
 SOME_UUID = "0a000000-0000-4000-8000-00000000dead"
@@ -27,10 +27,6 @@ def shared() -> Iterator[FakeSite]:
 def site() -> Iterator[FakeSite]:
     with rest_site() as site:
         yield site
-
-
-def b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 def shown(response: httpx.Response) -> tuple[int, bytes, str]:

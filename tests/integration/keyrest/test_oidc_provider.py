@@ -32,11 +32,6 @@ AT_ONCE = Pace(floor=0.0, retry=0.05, retry_max=0.1)
 DEADLINE_SECONDS = 20
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]:
     """A provider that no test changes."""

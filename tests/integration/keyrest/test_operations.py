@@ -17,7 +17,7 @@ import pytest
 from keycore.domain.ids import KeyId, new_uuid
 from keycore.domain.keys import KeyKind
 from tests.fakes.installation import CALLER
-from tests.fakes.rest_site import KEY_TYPE, FakeSite, new_key, reason, rest_site
+from tests.fakes.rest_site import KEY_TYPE, FakeSite, b64, new_key, reason, rest_site
 
 ACTION_TYPE = "application/vnd.ibm.kms.key_action+json"
 SEED_ACCEPT = "application/vnd.ibm.collection+json"
@@ -31,10 +31,6 @@ DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 def site() -> Iterator[FakeSite]:
     with rest_site() as site:
         yield site
-
-
-def b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 def made(response: httpx.Response, status: int = 200) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
+from keycli import logs
 from keycli.invocation import Invocation
 from keycli.main import main
 from keycore.domain.keys import Key
@@ -85,6 +86,9 @@ def _logs_as_before() -> Iterator[None]:
     """Take back what a command line does to the logging of its process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    libraries = {name: logging.getLogger(name).level for name in logs._TALKATIVE}
     yield
+    for name, before in libraries.items():
+        logging.getLogger(name).setLevel(before)
     root.handlers, root.level = handlers, level
     structlog.reset_defaults()

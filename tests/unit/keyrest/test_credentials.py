@@ -28,11 +28,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def here() -> AsyncIterator[Site]:
     """An entered authenticator with one issuer."""
     made = site()

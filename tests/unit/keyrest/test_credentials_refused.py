@@ -31,11 +31,6 @@ ATTACKER = SigningKey("k1", "ES256", which=666)
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def here() -> AsyncIterator[Site]:
     made = site("idp", "other")
     made.issuer.keys = [SigningKey("k1", "ES256"), SigningKey("r1", "RS256")]

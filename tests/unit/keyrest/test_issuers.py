@@ -25,11 +25,6 @@ NEW_KEY = SigningKey("k2", "ES256", which=1)
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def here() -> AsyncIterator[Site]:
     made = site()
     async with made.authenticator:

@@ -31,11 +31,6 @@ KEY_SET = {"keys": [SigningKey("k1", "ES256").jwk()]}
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def answer(
     body: bytes | Any, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> httpx.Response:

@@ -19,17 +19,13 @@ from keyrest.request_errors import (
     MissingBodyError,
 )
 from keyrest.schemas import read_new_key, read_nothing, read_rotate, read_unwrap, read_wrap
-from tests.fakes.rest_site import KEY_TYPE, new_key
+from tests.fakes.rest_site import KEY_TYPE, b64, new_key
 
 SECRET = "c2VjcmV0LXBhc3N3b3Jk"
 
 
 def body(document: Any) -> bytes:
     return orjson.dumps(document)
-
-
-def b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 def refusal(read: Callable[[bytes], object], sent: bytes) -> InvalidRequestError:

@@ -7,7 +7,7 @@ import os
 import ssl
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,26 +19,13 @@ from keycore.settings import RestSettings, Settings, TlsSettings
 from keyrest.following import SETTLED_SECONDS
 from keyrest.tls import TlsFiles
 from testbed.authority import Authority, KeyPair
+from tests.fakes.fixed_clock import FixedClock
 from tests.unit.keyrest.handshakes import client_context, handshake
 
 
-class Today:
-    """A clock that starts at the real now, because certificates are checked against it."""
-
-    def __init__(self) -> None:
-        self._now = datetime.now(UTC)
-        self._monotonic = 0.0
-
-    def now(self) -> datetime:
-        return self._now
-
-    def monotonic(self) -> float:
-        return self._monotonic
-
-    def advance(self, **parts: float) -> None:
-        step = timedelta(**parts)
-        self._now += step
-        self._monotonic += step.total_seconds()
+def today() -> FixedClock:
+    """Return a clock that stands at the real now, because certificates are checked against it."""
+    return FixedClock(datetime.now(UTC))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +48,7 @@ class Site:
 
     def __init__(self, directory: Path, pair: KeyPair, client_ca: Path | None = None) -> None:
         self.directory = directory
-        self.clock = Today()
+        self.clock = today()
         self.certificate, self.key = directory / "server.crt", directory / "server.key"
         self.client_ca = None if client_ca is None else directory / "clients.crt"
         self.put(pair)
@@ -187,7 +174,7 @@ def test_a_swapped_link_is_a_change(
     tls = TlsSettings(
         certificate=tmp_path / "data" / "server.crt", key=tmp_path / "data" / "server.key"
     )
-    files = TlsFiles(Settings(state_dir=tmp_path, rest=RestSettings(tls=tls)), Today())
+    files = TlsFiles(Settings(state_dir=tmp_path, rest=RestSettings(tls=tls)), today())
 
     (tmp_path / "next").symlink_to("1")
     (tmp_path / "next").rename(tmp_path / "data")
@@ -377,7 +364,7 @@ def test_an_expired_certificate_is_a_fault(site: Site) -> None:
 
 @pytest.fixture
 def own(tmp_path: Path) -> TlsFiles:
-    return TlsFiles(Settings(state_dir=tmp_path), Today())
+    return TlsFiles(Settings(state_dir=tmp_path), today())
 
 
 def test_without_files_in_the_settings_an_own_certificate_is_used(
@@ -387,7 +374,7 @@ def test_without_files_in_the_settings_an_own_certificate_is_used(
 
 
 def test_an_own_certificate_is_renewed_while_the_server_runs(tmp_path: Path) -> None:
-    clock = Today()
+    clock = today()
     own = TlsFiles(Settings(state_dir=tmp_path), clock)
     first = own.context
 
