@@ -10,6 +10,7 @@ from pathlib import Path
 
 from keycore.adapters.audit_file import FileAuditLog
 from keycore.adapters.pin_file import PinFile
+from keycore.adapters.pkcs11_connection import Connection, TokenPlace
 from keycore.adapters.pkcs11_module import Pkcs11Module
 from keycore.adapters.pkcs11_token import Pkcs11Token
 from keycore.adapters.softhsm import use_embedded_softhsm
@@ -22,7 +23,7 @@ from keycore.errors import (
     StoreSetupError,
     WrongUserError,
 )
-from keycore.ports import AuditLog, Clock, Store, Token
+from keycore.ports import AuditLog, Clock, Store, Token, TokenObserver
 from keycore.service.caller import Auditor
 from keycore.service.cipher import EnvelopeCipher
 from keycore.service.creation import KeyMaker
@@ -132,7 +133,7 @@ def wire(settings: Settings, store: Store, token: Token, audit: AuditLog, clock:
     )
 
 
-def open_token(settings: Settings) -> Pkcs11Token:
+def open_token(settings: Settings, observe: TokenObserver | None = None) -> Pkcs11Token:
     """Load the module, log in and find the objects.
 
     Raises:
@@ -143,10 +144,28 @@ def open_token(settings: Settings) -> Pkcs11Token:
     """
     if settings.embedded:
         use_embedded_softhsm(settings.state_dir)
-    module = Pkcs11Module(settings.module)
-    token = module.token(settings.token.label, settings.token.serial)
-    session = module.login(token, pin_file(settings), writable=False)
-    return Pkcs11Token(module, session)
+    connection = connect(settings, writable=False)
+    connection.identify(settings.token.profile)
+    return Pkcs11Token(
+        connection,
+        parallelism=settings.token.parallelism,
+        deadline_seconds=settings.token.deadline.total_seconds(),
+        observe=observe,
+    )
+
+
+def connect(settings: Settings, *, writable: bool) -> Connection:
+    """Load the module, find the token and log in.
+
+    Raises:
+        TokenSetupError: module or token missing.
+        PinRejectedError: the PIN is wrong, now or before.
+        SettingsError: the PIN file cannot be used.
+        TokenUnavailableError: the token did not answer.
+    """
+    module = Pkcs11Module(settings.module, parallel=settings.token.parallelism > 1)
+    place = TokenPlace(settings.token.label, settings.token.serial)
+    return Connection(module, place, pin_file(settings), writable=writable)
 
 
 def pin_file(settings: Settings) -> PinFile:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keycore.adapters.audit_file import FileAuditLog
+from keycore.adapters.pkcs11_connection import Connection, TokenPlace
 from keycore.adapters.pkcs11_module import Pkcs11Module
-from keycore.adapters.pkcs11_token import Pkcs11Token, provision
+from keycore.adapters.pkcs11_token import Pkcs11Token
 from keycore.adapters.softhsm import (
     initialise_token,
     staged_token,
@@ -24,7 +25,7 @@ from keycore.adapters.softhsm import (
 )
 from keycore.adapters.sql_store import SqlStore
 from keycore.adapters.system_clock import SystemClock
-from keycore.bootstrap import check_owner, pin_file
+from keycore.bootstrap import check_owner, connect, pin_file
 from keycore.domain.ids import InstanceId, new_uuid
 from keycore.domain.instances import Installation, Instance
 from keycore.domain.names import check_namespace
@@ -106,12 +107,10 @@ def _make_token(settings: Settings, progress: Progress) -> Pkcs11Token:
         progress("make PIN files and the SoftHSM2 token")
         _initialise_embedded(settings)
         use_embedded_softhsm(settings.state_dir)
-    module = Pkcs11Module(settings.module)
-    found = module.token(settings.token.label, settings.token.serial)
-    session = module.login(found, pin_file(settings), writable=True)
+    connection = connect(settings, writable=True)
     progress("make the master, sealing and record MAC keys in the token")
-    provision(module, session)
-    return Pkcs11Token(module, session)
+    connection.provision(settings.token.profile)
+    return Pkcs11Token(connection)
 
 
 def _make_state_dir(state_dir: Path) -> None:
@@ -155,8 +154,9 @@ def _initialise_embedded(settings: Settings) -> None:
     with staged_token(settings.state_dir):
         module = Pkcs11Module(settings.module)
         initialise_token(module, settings.token.label, so_pin, user_pin)
-        found = module.token(settings.token.label, None)
-        provision(module, module.login(found, pin_file(settings), writable=True))
+        place = TokenPlace(settings.token.label, None)
+        connection = Connection(module, place, pin_file(settings), writable=True)
+        connection.provision(settings.token.profile)
         with module.guard:
             module.library.finalize()
 

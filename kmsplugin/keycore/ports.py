@@ -7,7 +7,7 @@ real adapter. All methods may be called from several threads at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -62,6 +62,28 @@ class TokenDescription:
     manufacturer: str
     model: str
     guards_unwrapping: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCondition:
+    """How the token is, as far as its last uses have shown.
+
+    Attributes:
+        fault: what is wrong and what to do about it; empty when all is well.
+        stalled_seconds: how long the longest of the calls that run now has been inside
+            the token; 0.0 when none is.
+        lost: the token itself is gone, and only working copies of keys still serve.
+    """
+
+    fault: str = ""
+    stalled_seconds: float = 0.0
+    lost: bool = False
+
+
+TokenObserver = Callable[[str, str, float], None]
+"""Told of every use of the token: the operation (``generate``, ``import``, ``encrypt``,
+``decrypt``, ``seal``, ``unseal``, ``sign``, ``verify`` or ``random``), ``ok`` or the
+``code`` of the error, and the seconds that it took, waiting included."""
 
 
 class RootKeys(Protocol):
@@ -153,6 +175,9 @@ class Token(RootKeys, Sealer, RecordSigner, Protocol):
         Raises:
             TokenUnavailableError: they do not.
         """
+
+    def condition(self) -> TokenCondition:
+        """Return how the token is, from memory: no call to it, and no waiting."""
 
     def describe(self) -> TokenDescription:
         """Return what the token is; no call to the module."""

@@ -13,6 +13,7 @@ import socket
 import tomllib
 from collections.abc import Callable
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from pydantic_settings import (
 
 from keycore.domain.keys import MATERIAL_BITS, SHORT_MATERIAL_BITS
 from keycore.domain.names import check_node_name, check_provider_name
+from keycore.domain.providers import OutagePolicy
 from keycore.errors import InvalidRequestError, SettingsError
 
 DEFAULT_CONFIG_FILE = Path("/etc/keyplane/keyplane.toml")
@@ -80,6 +82,20 @@ def _node_name() -> str:
     return re.sub(r"[^a-z0-9.-]", "-", socket.gethostname().lower()).strip("-.") or "node"
 
 
+def _host_and_port(address: str) -> str:
+    if not address:
+        return address
+    host, _, port = address.rpartition(":")
+    try:
+        ip_address(host.removeprefix("[").removesuffix("]"))
+        correct = 0 <= int(port) <= 65535  # noqa: PLR2004 (the range of TCP ports)
+    except ValueError:
+        correct = False
+    if not correct:
+        raise ValueError("must be an IP address and a port, as in 127.0.0.1:28675, or empty")
+    return address
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -98,6 +114,20 @@ class TokenSettings(_Section):
 
     pin_file: Path | None = None
     """File with the user PIN, mode 0600; default ``<state_dir>/pins/user.pin``."""
+
+    profile: Literal["auto", "gcm", "cbc-hmac"] = "auto"
+    """What ``init`` makes root keys for: AES-256-GCM, or AES-256-CBC with HMAC-SHA-256 for
+    tokens without GCM; default the first that the token offers. Fixed by ``init``."""
+
+    parallelism: Annotated[int, Field(ge=1, le=64)] = 1
+    """Calls of the module at once. 1 for a local token, which gets slower with more;
+    as many as it has sessions to spare for an HSM behind a network."""
+
+    deadline: Annotated[
+        timedelta, Field(ge=timedelta(milliseconds=100), le=timedelta(minutes=1))
+    ] = timedelta(seconds=2)
+    """How long a call may wait for its turn at the token, and be inside it before the token
+    counts as hanging; default 2 s, because kube-apiserver gives up after 3."""
 
 
 class ProviderSettings(_Section):
@@ -120,6 +150,19 @@ class ProviderSettings(_Section):
         default_factory=_node_name
     )
     """This node's name among the provider's nodes; default the host name."""
+
+    outage: OutagePolicy = OutagePolicy.COAST
+    """What Status says while the token does not answer. ``Coast``: unhealthy with the
+    ``key_id``, so that the API server goes on writing; ``FailClosed``: no ``key_id``, so
+    that it stops writing within three minutes."""
+
+    keyring: Path | None = None
+    """Where this node keeps what it needs to serve without the store; default
+    ``<state_dir>/keyring/<name>.<node>.json``."""
+
+    health_address: Annotated[str, AfterValidator(_host_and_port)] = "127.0.0.1:28675"
+    """IP address and port of ``/metrics``, ``/livez`` and ``/readyz``; an empty text
+    switches them off."""
 
 
 class KeySettings(_Section):
@@ -298,6 +341,13 @@ class Settings(BaseSettings):
     def pins_dir(self) -> Path:
         """Where ``init`` puts the PINs that it makes."""
         return self.state_dir / "pins"
+
+    @property
+    def keyring(self) -> Path:
+        """The provider's copy of what it needs to serve without the store."""
+        provider = self.provider
+        name = f"{provider.name}.{provider.node}.json"
+        return provider.keyring or self.state_dir / "keyring" / name
 
     @property
     def database(self) -> Path:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.keywrap import (
 
 from keycore.domain.ids import VersionId
 from keycore.errors import CiphertextRejectedError, TokenUnavailableError
-from keycore.ports import TokenDescription, WrappedKey
+from keycore.ports import TokenCondition, TokenDescription, WrappedKey
 
 
 class InsecureMemoryToken:
@@ -28,6 +28,7 @@ class InsecureMemoryToken:
         self._sealing = os.urandom(32)
         self._record_mac = os.urandom(32)
         self.lost = False
+        self.current = TokenCondition()
         self.forgotten: list[VersionId] = []
 
     def generate_key(self) -> bytes:
@@ -67,6 +68,9 @@ class InsecureMemoryToken:
 
     def check(self) -> None:
         self._answer()
+
+    def condition(self) -> TokenCondition:
+        return self.current
 
     def describe(self) -> TokenDescription:
         return TokenDescription("memory", "0", "tests", "memory", guards_unwrapping=False)

@@ -3,7 +3,8 @@
 A token locks after a few wrong PINs, so a PIN that was refused once is not tried
 again: a marker beside the state, tied to the very file that held the PIN, stops
 every further login, in other processes and after restarts too, until the PIN
-file changes.
+file changes. Its room on the disk is taken before the first login, since a refusal that
+cannot be written down could not be remembered.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from pathlib import Path
 from keycore.errors import PinRejectedError, SettingsError
 from keycore.files import exclusive
 
+_MARKER_BYTES = 128
+
 
 class PinFile:
     """One file holding one PIN, readable by its owner only."""
 
     def __init__(self, path: Path, marker: Path) -> None:
         """Read the PIN from ``path`` and remember a refusal in ``marker``."""
-        self._path = path
-        self._marker = marker
+        self.path = path
+        self.marker = marker
 
     def read(self) -> str:
         """Return the PIN without surrounding white space.
@@ -33,21 +36,21 @@ class PinFile:
             SettingsError: the file is missing, empty, or open to others.
         """
         try:
-            status = self._path.stat()
-            pin = self._path.read_text(encoding="utf-8").strip()
+            status = self.path.stat()
+            pin = self.path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
             raise SettingsError(
-                f"the PIN file {self._path} cannot be read: {reason}",
+                f"the PIN file {self.path} cannot be read: {reason}",
                 hint="keyplane init makes it; for your own token write the user PIN into it",
             ) from None
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
             raise SettingsError(
-                f"the PIN file {self._path} is open to other users",
-                hint=f"chown it to uid {os.geteuid()} and chmod 0600 {self._path}",
+                f"the PIN file {self.path} is open to other users",
+                hint=f"chown it to uid {os.geteuid()} and chmod 0600 {self.path}",
             )
         if not pin:
-            raise SettingsError(f"the PIN file {self._path} is empty")
+            raise SettingsError(f"the PIN file {self.path} is empty")
         return pin
 
     @contextmanager
@@ -58,30 +61,40 @@ class PinFile:
             PinRejectedError: this PIN file was refused before; nothing was tried.
             SettingsError: as :meth:`read`.
         """
-        with exclusive(self._marker.with_suffix(".lock")):
+        with exclusive(self.marker.with_suffix(".lock")):
             pin = self.read()
-            identity = self._identity()
-            self._refuse_if_marked(identity)
+            if self.was_refused():
+                raise PinRejectedError(
+                    f"the token refused the PIN in {self.path} before; no login was tried",
+                    hint=f"write the right PIN into {self.path}; a changed file gets one more try",
+                )
+            self._mark("")
             try:
                 yield pin
             except PinRejectedError:
-                self._marker.write_text(identity, encoding="ascii")
+                self._mark(self._identity())
                 raise
 
-    def _refuse_if_marked(self, identity: str) -> None:
+    def was_refused(self) -> bool:
+        """Tell whether the token has refused the PIN that the file holds now."""
         try:
-            marked = self._marker.read_text(encoding="ascii")
+            return self.marker.read_text(encoding="ascii").strip() == self._identity()
         except FileNotFoundError:
-            return
-        if marked == identity:
-            raise PinRejectedError(
-                f"the token refused the PIN in {self._path} before; no login was tried",
-                hint=f"write the right PIN into {self._path}; a changed file gets one more try",
-            )
-        self._marker.unlink(missing_ok=True)
+            return False
+
+    def _mark(self, identity: str) -> None:
+        """Write into the room that the marker has, or make it at the first time."""
+        try:
+            with self.marker.open("r+b" if self.marker.exists() else "wb") as marker:
+                marker.write(identity.encode().ljust(_MARKER_BYTES))
+        except OSError as error:
+            raise SettingsError(
+                f"a refused PIN could not be remembered in {self.marker}: {error.strerror}",
+                hint="make room, or let this process write there; no login was tried",
+            ) from None
 
     def _identity(self) -> str:
         # Facts about the file rather than a hash of the PIN, which would be a
         # quick way to guess a short PIN.
-        status = self._path.stat()
+        status = self.path.stat()
         return f"{status.st_dev}:{status.st_ino}:{status.st_mtime_ns}:{status.st_size}"

@@ -14,8 +14,12 @@ from typing import Any, Final
 from pkcs11 import Attribute, KeyType, MechanismFlag, ObjectClass
 from pkcs11.attributes import AttributeMapper
 
+from keycore.domain.keys import ROOT_KEY_BYTES
+
 Template = dict[Attribute, Any]
 """Attribute values as python-pkcs11 takes them; their types differ by attribute."""
+
+KEY_BITS: Final = 8 * ROOT_KEY_BYTES
 
 NO_CAPABILITIES: Final = MechanismFlag(0)
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pkcs11 import exceptions as p11
 
 from keycore.errors import (
+    KeyplaneError,
     PinRejectedError,
     TokenSetupError,
     TokenUnavailableError,
@@ -27,7 +28,6 @@ _SETUP_FAULTS = (
     p11.MechanismParamInvalid,
     p11.FunctionNotSupported,
     p11.UserPinNotInitialized,
-    p11.TokenNotRecognised,
     p11.TokenWriteProtected,
 )
 
@@ -54,21 +54,26 @@ def pkcs11_errors(action: str) -> Iterator[None]:
     """
     try:
         yield
-    except PIN_REFUSED as error:
-        raise PinRejectedError(
-            f"the token refused the PIN ({type(error).__name__})",
-            hint="put the right PIN into the PIN file; no login is tried before it changes",
-        ) from error
-    except _SETUP_FAULTS as error:
-        raise TokenSetupError(
-            f"the token cannot {action} ({type(error).__name__})",
-            hint="it must offer AES key generation, AES-GCM, AES-KEY-WRAP-PAD and HMAC-SHA-256",
-        ) from error
     except p11.PKCS11Error as error:
-        raise TokenUnavailableError(
-            f"the token could not {action} ({_name(error)})",
-            hint="check that the HSM is connected and its token present",
-        ) from error
+        raise domain_error(error, action) from error
+
+
+def domain_error(error: p11.PKCS11Error, action: str) -> KeyplaneError:
+    """Return what :func:`pkcs11_errors` raises for an error of the module."""
+    if isinstance(error, PIN_REFUSED):
+        return PinRejectedError(
+            f"the token refused the PIN ({_name(error)})",
+            hint="put the right PIN into the PIN file; no login is tried before it changes",
+        )
+    if isinstance(error, _SETUP_FAULTS):
+        return TokenSetupError(
+            f"the token cannot {action} ({_name(error)})",
+            hint="see docs/hsm.md for the mechanisms that a token must offer",
+        )
+    return TokenUnavailableError(
+        f"the token could not {action} ({_name(error)})",
+        hint="check that the HSM is connected and its token present",
+    )
 
 
 def _name(error: p11.PKCS11Error) -> str:

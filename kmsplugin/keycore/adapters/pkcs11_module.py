@@ -1,56 +1,70 @@
-"""Loads a PKCS#11 module, finds the token in it and logs in, once for the process."""
+"""Loads a PKCS#11 module, once for the process, and finds tokens in it."""
 
 from __future__ import annotations
 
+import ctypes
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import pkcs11
-from pkcs11 import Mechanism
 
-from keycore.adapters.pin_file import PinFile
-from keycore.adapters.pkcs11_attributes import UnwrapTemplateMapper
 from keycore.adapters.pkcs11_errors import pkcs11_errors
-from keycore.errors import TokenSetupError
+from keycore.errors import TokenSetupError, TokenUnavailableError
 
 Guard = AbstractContextManager[object]
 
 PROCESS_GUARD: Final[Guard] = threading.RLock()
-"""Held around *every* call of the module. python-pkcs11 initialises modules without
-locking and releases the GIL around C calls, so SoftHSM corrupts its memory and the
-process dies when two threads are inside at once; a test shows it."""
+"""Held around *every* call of a module that was initialised without locking, as
+python-pkcs11 does it. It releases the GIL around C calls, so SoftHSM corrupts its memory
+and the process dies when two threads are inside at once; a test shows it."""
 
-REQUIRED_MECHANISMS: Final = (
-    Mechanism.AES_KEY_GEN,
-    Mechanism.AES_GCM,
-    Mechanism.AES_KEY_WRAP_PAD,
-    Mechanism.GENERIC_SECRET_KEY_GEN,
-    Mechanism.SHA256_HMAC,
-)
+_CKF_OS_LOCKING_OK: Final = 2
 
 
 class Pkcs11Module:
     """A loaded module. Load it after forking, never before (PKCS#11 v3.0, 5.4)."""
 
-    def __init__(self, path: Path, *, guard: Guard = PROCESS_GUARD) -> None:
+    def __init__(self, path: Path, *, parallel: bool = False, guard: Guard | None = None) -> None:
         """Load the shared library and initialise it.
+
+        Args:
+            path: the shared library.
+            parallel: several threads may be inside at once; the module locks by itself.
+            guard: held around every call; default the process's, or none if ``parallel``.
 
         Raises:
             TokenSetupError: the file is missing or is no PKCS#11 module.
             TokenUnavailableError: the module does not initialise.
         """
         self.path = path
-        self.guard = guard
+        self.guard = guard or (nullcontext() if parallel else PROCESS_GUARD)
+        self._parallel = parallel
         if not path.is_file():
             raise TokenSetupError(
                 f"the PKCS#11 module {path} does not exist",
                 hint="install it (SoftHSM2: apt-get install softhsm2) or correct token.module",
             )
-        with guard, pkcs11_errors("initialise its module"):
+        with self.guard, pkcs11_errors("initialise its module"):
             self.library = _load(path)
+            if parallel:
+                _initialise_with_locks(path)
+
+    def reinitialise(self) -> None:
+        """Initialise the module anew; every session and object of the process is lost by it.
+
+        Whatever was kept of them must not be used afterwards: handles are given out
+        again, and an old one could mean another key.
+
+        Raises:
+            TokenUnavailableError: the module does not initialise; try again later.
+        """
+        with self.guard, pkcs11_errors("initialise its module again"):
+            if self._parallel:
+                _initialise_with_locks(self.path)
+            else:
+                self.library.reinitialize()
 
     def tokens(self) -> list[pkcs11.Token]:
         """Return every initialised token that is present.
@@ -65,7 +79,7 @@ class Pkcs11Module:
         """Return the token with that label, and serial number when one is given.
 
         Raises:
-            TokenSetupError: there is none, or more than one, or it lacks a mechanism.
+            TokenSetupError: there is none, or more than one.
             TokenUnavailableError: the module does not answer.
         """
         present = self.tokens()
@@ -86,31 +100,7 @@ class Pkcs11Module:
                 f"there are {len(found)} tokens {wanted} in {self.path}",
                 hint="tell them apart by token.serial",
             )
-        self._require(found[0], REQUIRED_MECHANISMS)
         return found[0]
-
-    def login(self, token: pkcs11.Token, pin_file: PinFile, *, writable: bool) -> pkcs11.Session:
-        """Open the one session of this process, logged in as user.
-
-        It must never be closed while others work: closing it logs the token out.
-
-        Raises:
-            PinRejectedError: the PIN is wrong, now or before.
-            SettingsError: the PIN file cannot be used.
-            TokenUnavailableError: the token does not answer.
-        """
-        with pin_file.login() as pin, self.guard, pkcs11_errors("log in"):
-            return token.open(rw=writable, user_pin=pin, attribute_mapper=UnwrapTemplateMapper())
-
-    def _require(self, token: pkcs11.Token, mechanisms: Sequence[Mechanism]) -> None:
-        with self.guard, pkcs11_errors("list its mechanisms"):
-            offered = token.slot.get_mechanisms()
-        missing = [m.name for m in mechanisms if m not in offered]
-        if missing:
-            raise TokenSetupError(
-                f"the token {token.label!r} lacks the mechanisms {', '.join(missing)}",
-                hint="enable them in the HSM's policy or configuration, or use another token",
-            )
 
 
 def serial_of(token: pkcs11.Token) -> str:
@@ -129,3 +119,29 @@ def _load(path: Path) -> Any:
         raise TokenSetupError(
             f"{path} is not a PKCS#11 module that can be loaded", hint="correct token.module"
         ) from error
+
+
+class _InitialiseArguments(ctypes.Structure):
+    """CK_C_INITIALIZE_ARGS (PKCS#11 v3.0, 5.4)."""
+
+    _fields_ = (
+        ("create_mutex", ctypes.c_void_p),
+        ("destroy_mutex", ctypes.c_void_p),
+        ("lock_mutex", ctypes.c_void_p),
+        ("unlock_mutex", ctypes.c_void_p),
+        ("flags", ctypes.c_ulong),
+        ("reserved", ctypes.c_void_p),
+    )
+
+
+def _initialise_with_locks(path: Path) -> None:
+    """Let the module use the system's locks, which python-pkcs11 has no option for.
+
+    The library is the one that python-pkcs11 has loaded: loading it again only counts.
+    """
+    library = ctypes.CDLL(str(path))
+    library.C_Finalize(None)
+    arguments = _InitialiseArguments(flags=_CKF_OS_LOCKING_OK)
+    result = library.C_Initialize(ctypes.byref(arguments))
+    if result != 0:
+        raise TokenUnavailableError(f"the module does not initialise (code {result:#x})")

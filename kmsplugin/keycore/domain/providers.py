@@ -31,6 +31,18 @@ class ActivationState(StrEnum):
     RELEASED = "released"
 
 
+class OutagePolicy(StrEnum):
+    """What Status says while the token does not answer.
+
+    Coast: unhealthy, with the ``key_id``; the API server goes on writing under the
+    seed that it has. FailClosed: no ``key_id``; the API server stops writing within
+    three minutes (``kms-v2-contract``, outages).
+    """
+
+    COAST = "Coast"
+    FAIL_CLOSED = "FailClosed"
+
+
 @dataclass(frozen=True, slots=True)
 class Activation:
     """One entry of the ledger.

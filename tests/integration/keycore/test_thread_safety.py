@@ -25,6 +25,13 @@ def test_eight_threads_on_one_token_work_under_the_guard(softhsm_settings: Setti
     assert hammer(softhsm_settings, "guarded", 4) == 0
 
 
+def test_eight_sessions_at_once_work_in_a_module_that_locks_by_itself(
+    softhsm_settings: Settings,
+) -> None:
+    """SoftHSM2 answers one in some 130,000 of these calls with a fault, which is healed."""
+    assert hammer(softhsm_settings, "parallel", 4) == 0
+
+
 def test_without_the_guard_the_process_dies(softhsm_settings: Settings) -> None:
     """The guard is not decoration: python-pkcs11 and SoftHSM2 do not survive without it."""
     codes = (hammer(softhsm_settings, "unguarded", 20) for _ in range(5))

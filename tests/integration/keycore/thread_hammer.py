@@ -1,6 +1,6 @@
 """Works on one SoftHSM2 token from several threads, with or without the guard.
 
-Usage: thread_hammer.py STATE_DIR guarded|unguarded SECONDS. Started by
+Usage: thread_hammer.py STATE_DIR guarded|unguarded|parallel SECONDS. Started by
 ``test_thread_safety.py`` in a process of its own, because without the guard the
 process dies.
 """
@@ -13,7 +13,8 @@ import threading
 import time
 from pathlib import Path
 
-from keycore.adapters.pkcs11_module import PROCESS_GUARD, Pkcs11Module
+from keycore.adapters.pkcs11_connection import Connection, TokenPlace
+from keycore.adapters.pkcs11_module import Pkcs11Module
 from keycore.adapters.pkcs11_token import Pkcs11Token
 from keycore.adapters.softhsm import use_embedded_softhsm
 from keycore.bootstrap import pin_file
@@ -26,11 +27,18 @@ THREADS = 8
 
 def main() -> None:
     settings = Settings(state_dir=Path(sys.argv[1]))
-    guard = PROCESS_GUARD if sys.argv[2] == "guarded" else contextlib.nullcontext()
+    mode = sys.argv[2]
     use_embedded_softhsm(settings.state_dir)
-    module = Pkcs11Module(settings.module, guard=guard)
-    session = module.login(module.token("keyplane", None), pin_file(settings), writable=False)
-    token = Pkcs11Token(module, session, handles_max=5)
+    module = Pkcs11Module(
+        settings.module,
+        parallel=mode == "parallel",
+        guard=contextlib.nullcontext() if mode == "unguarded" else None,
+    )
+    connection = Connection(module, TokenPlace("keyplane", None), pin_file(settings))
+    connection.identify("auto")
+    token = Pkcs11Token(
+        connection, parallelism=1 if mode == "guarded" else THREADS, handles_max=5 * THREADS
+    )
     end = time.monotonic() + float(sys.argv[3])
     faults: list[Exception] = []
 
@@ -52,6 +60,8 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    for fault in faults[:5]:
+        sys.stderr.write(f"{fault!r} {fault.__cause__!r}\n")
     sys.exit(1 if faults else 0)
 
 

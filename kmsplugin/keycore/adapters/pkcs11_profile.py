@@ -1,0 +1,169 @@
+"""What differs between kinds of tokens: which objects and mechanisms root keys are made of.
+
+A profile holds no state. Its methods run inside a lane of :mod:`pkcs11_lanes`, so nobody
+else uses the same session meanwhile, and they let python-pkcs11's errors pass, which the
+token maps and heals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pkcs11
+from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
+
+from keycore.adapters import pkcs11_attributes as attributes
+from keycore.errors import TokenSetupError
+
+MASTER = "keyplane-master"
+SEALING = "keyplane-sealing"
+RECORD_MAC = "keyplane-record-mac"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPlan:
+    """How one token object is made; ``template`` comes before what locks every object."""
+
+    key_type: KeyType
+    capabilities: MechanismFlag
+    template: attributes.Template
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A session of the logged-in token, with the token objects as that session sees them.
+
+    Attributes:
+        objects: key objects by label, all that the profile plans.
+    """
+
+    session: pkcs11.Session
+    objects: Mapping[str, Any]
+
+
+class Profile(Protocol):
+    """Cryptography on one kind of token."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the settings: ``gcm`` or ``cbc-hmac``."""
+
+    @property
+    def mechanisms(self) -> tuple[Mechanism, ...]:
+        """What the token must offer."""
+
+    @property
+    def plans(self) -> Mapping[str, ObjectPlan]:
+        """The token objects of an installation, by label."""
+
+    def generate(self, login: Login) -> bytes:
+        """Make a root key inside the token and return it wrapped."""
+
+    def wrap_material(self, login: Login, material: bytes) -> bytes:
+        """Return 32 bytes of given key material wrapped."""
+
+    def working_copy(self, login: Login, blob: bytes) -> Any:
+        """Unwrap a root key into session objects that can only encrypt and decrypt.
+
+        Raises:
+            TokenSetupError: the token would make them readable.
+        """
+
+    def destroy(self, working: Any) -> None:
+        """Destroy a working copy, or what the token has left of it."""
+
+    def encrypt(self, login: Login, working: Any, plaintext: bytes, aad: bytes) -> bytes:
+        """Return the body of a ciphertext."""
+
+    def decrypt(self, login: Login, working: Any, body: bytes, aad: bytes) -> bytes:
+        """Return the plaintext of a body.
+
+        Raises:
+            CiphertextRejectedError: it does not open under this key and AAD.
+        """
+
+    def seal(self, login: Login, payload: bytes, aad: bytes) -> bytes:
+        """Return ``payload`` encrypted by the sealing key."""
+
+    def unseal(self, login: Login, sealed: bytes, aad: bytes) -> bytes:
+        """Return the payload.
+
+        Raises:
+            CiphertextRejectedError: it does not open under this AAD.
+        """
+
+    def refuses_readable_unwrap(self, login: Login) -> bool:
+        """Try what a thief with PIN and store would try; tell whether the token refuses it."""
+
+
+RECORD_MAC_PLAN = ObjectPlan(
+    KeyType.GENERIC_SECRET, MechanismFlag.SIGN | MechanismFlag.VERIFY, template={}
+)
+"""The key of record MACs is the same in every profile."""
+
+
+def sign(login: Login, data: bytes) -> bytes:
+    """Return the HMAC-SHA-256 of ``data`` by the record MAC key (32 bytes)."""
+    mac: bytes = login.objects[RECORD_MAC].sign(data, mechanism=Mechanism.SHA256_HMAC)
+    return mac
+
+
+def is_signed(login: Login, data: bytes, mac: bytes) -> bool:
+    """Tell whether ``mac`` is the HMAC-SHA-256 of ``data`` by the record MAC key."""
+    verified: bool = login.objects[RECORD_MAC].verify(data, mac, mechanism=Mechanism.SHA256_HMAC)
+    return verified
+
+
+def make_object(session: pkcs11.Session, label: str, plan: ObjectPlan) -> None:
+    """Make one token object by one call, so that an interrupted run leaves no half of it.
+
+    Args:
+        session: a writable session, logged in.
+        label: which object.
+        plan: how it is made.
+    """
+    session.generate_key(
+        plan.key_type,
+        attributes.KEY_BITS,
+        label=label,
+        store=True,
+        capabilities=plan.capabilities,
+        template={**plan.template, **attributes.LOCKED},
+    )
+
+
+def find_objects(session: pkcs11.Session, profile: Profile) -> Login:
+    """Return ``session`` with the token objects.
+
+    Raises:
+        TokenSetupError: an object is missing, doubled, or weaker than it must be.
+    """
+    return Login(session, {label: _find(session, label) for label in profile.plans})
+
+
+def labelled(session: pkcs11.Session, label: str) -> list[Any]:
+    """Return the secret keys in the token that have a label."""
+    template = {
+        Attribute.CLASS: ObjectClass.SECRET_KEY,
+        Attribute.TOKEN: True,
+        Attribute.LABEL: label,
+    }
+    return list(session.get_objects(template))
+
+
+def _find(session: pkcs11.Session, label: str) -> Any:
+    found = labelled(session, label)
+    if len(found) != 1:
+        raise TokenSetupError(
+            f"the token {session.token.label!r} holds {len(found)} objects {label}, expected one",
+            hint="is it the token of this installation? If it is new, run keyplane init",
+        )
+    locks = [name for name in attributes.LOCKED if name is not Attribute.COPYABLE]
+    if found[0].get_attributes(locks) != {name: attributes.LOCKED[name] for name in locks}:
+        raise TokenSetupError(
+            f"the object {label} is weaker than keyplane makes it",
+            hint="it was not made by keyplane init; use another token",
+        )
+    return found[0]
