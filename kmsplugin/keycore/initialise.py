@@ -48,7 +48,9 @@ PIN_DIGITS = 16
 _LOCK_NAME = "init.lock"
 
 # The last one is in every file system of its own.
-_OWN_NAMES = frozenset({"audit", "pins", "policy.toml", "tls", "tokens", _LOCK_NAME, "lost+found"})
+_OWN_NAMES = frozenset(
+    {"audit", "keyring", "pins", "policy.toml", "tls", "tokens", _LOCK_NAME, "lost+found"}
+)
 
 _OWN_PREFIXES = ("keyplane.db", "pin-rejected", "softhsm2.", "tokens.")
 

@@ -79,7 +79,8 @@ class PinFile:
         """Tell whether the token has refused the PIN that the file holds now."""
         try:
             return self.marker.read_text(encoding="ascii").strip() == self._identity()
-        except FileNotFoundError:
+        except OSError:
+            # One that cannot be read cannot be written either, which is told before a login.
             return False
 
     def _mark(self, identity: str) -> None:

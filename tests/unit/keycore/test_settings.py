@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from keycore import settings as settings_module
+from keycore.domain.providers import OutagePolicy
 from keycore.errors import SettingsError
 from keycore.settings import ProviderSettings, Settings, load_settings
 
@@ -53,6 +54,13 @@ def test_without_file_and_environment_the_defaults_hold() -> None:
     )
     assert settings.provider.socket == Path("/run/keyplane/kms.sock")
     assert (settings.provider.socket_mode, settings.provider.socket_group) == ("0600", None)
+    assert settings.provider.outage is OutagePolicy.COAST
+    assert settings.provider.health_address == "127.0.0.1:28675"
+    assert settings.keyring == Path(
+        f"/var/lib/keyplane/keyring/keyplane.{socket.gethostname().lower()}.json"
+    )
+    assert (settings.token.profile, settings.token.parallelism) == ("auto", 1)
+    assert settings.token.deadline == timedelta(seconds=2)
     assert (settings.operator.kubeconfig, settings.operator.resync) == (
         None,
         timedelta(seconds=30),
@@ -280,3 +288,29 @@ def test_a_relative_state_directory_is_a_fault(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("KEYPLANE_STATE_DIR", "state")
 
     assert "state_dir: must be an absolute path" in fault().message
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["28675", "localhost:28675", "127.0.0.1:70000", "127.0.0.1:http", "127.0.0.1:-1"],
+)
+def test_an_address_for_health_needs_an_ip_address_and_a_port(tmp_path: Path, address: str) -> None:
+    file = write(tmp_path / "keyplane.toml", f'[provider]\nhealth_address = "{address}"\n')
+
+    assert "provider.health_address: must be an IP address and a port" in fault(file).message
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:0", "0.0.0.0:28675", "[::1]:28675"])
+def test_health_can_be_served_on_any_address_or_on_none(tmp_path: Path, address: str) -> None:
+    file = write(tmp_path / "keyplane.toml", f'[provider]\nhealth_address = "{address}"\n')
+
+    assert load_settings(file).provider.health_address == address
+
+
+@pytest.mark.parametrize(
+    "line", ["parallelism = 0", "parallelism = 65", "deadline = 0.01", 'profile = "rsa"']
+)
+def test_a_token_setting_out_of_bounds_is_refused(tmp_path: Path, line: str) -> None:
+    file = write(tmp_path / "keyplane.toml", f"[token]\n{line}\n")
+
+    assert f"token.{line.split(maxsplit=1)[0]}" in fault(file).message
