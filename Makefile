@@ -5,7 +5,7 @@ UV := $(shell command -v uv || echo .cache/uv/bin/uv)
 CODE := kmsplugin operator testbed benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-check test check bench format proto openapi lock controlplane clean
+.PHONY: help setup setup-tests demo demo-check test check bench format proto openapi lock controlplane clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -13,13 +13,16 @@ help: ## List the targets
 setup: ## Make a fresh Debian or Ubuntu machine ready (a second run only checks)
 	@scripts/bootstrap
 
+setup-tests: ## The same for a machine that runs the tests, which need a little more
+	@scripts/bootstrap tests
+
 demo: setup ## Show the whole product on a real control plane
 	@$(PYTHON) -m testbed.demo
 
 demo-check: setup ## Run the demo without pauses and fail when anything is wrong
 	@$(PYTHON) -m testbed.demo --check
 
-test: setup ## Run all tests, the end-to-end ones included
+test: setup-tests ## Run all tests, the end-to-end ones included
 	@$(PYTHON) -m pytest tests
 
 check: ## Lint, types, layers and the fast tests, in less than a minute
@@ -29,7 +32,7 @@ check: ## Lint, types, layers and the fast tests, in less than a minute
 	@.venv/bin/lint-imports
 	@$(PYTHON) -m pytest -q tests/unit tests/contract
 
-bench: setup ## Measure the hot paths beside a raw HSM loop, and REST beside a bare handler
+bench: setup-tests ## Measure the hot paths beside a raw HSM loop, and REST beside a bare handler
 	@$(PYTHON) -m benchmarks.hot_paths
 	@$(PYTHON) -m benchmarks.rest
 

@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
+
+from pydantic import BaseModel
 
 from keycore.settings import Settings
 from tests.integration.keyplugin.client import KmsClient
@@ -19,25 +22,32 @@ EXIT_SECONDS_MAX = 30
 class ProviderProcess:
     """One process that serves one installation; entering it waits until it answers."""
 
-    def __init__(self, settings: Settings, name: str = "first") -> None:
-        """Serve as ``settings`` say; ``name`` tells the log files of one test apart."""
-        provider = settings.provider
-        self.socket = provider.socket
+    def __init__(
+        self,
+        settings: Settings,
+        name: str = "first",
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Serve as ``settings`` say.
+
+        Args:
+            settings: only those of provider and token that were given are passed on; the
+                health address is passed on if it was given, and switched off else.
+            name: tells the log files of one test apart.
+            environment: what the process has besides ours.
+        """
+        self.socket = settings.provider.socket
         self._log = settings.state_dir / f"{name}.log"
         config = settings.state_dir / f"{name}.toml"
-        config.write_text(
-            f'state_dir = "{settings.state_dir}"\n'
-            f'[provider]\nnode = "{provider.node}"\nsocket = "{provider.socket}"\n'
-            f'socket_mode = "{provider.socket_mode}"\n[log]\nformat = "json"\n',
-            encoding="utf-8",
-        )
+        config.write_text(_as_toml(settings), encoding="utf-8")
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("KEYPLANE_", "SOFTHSM2"))}
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "keycli.main", "--config", config, "serve", "provider"],
                 stderr=log,
                 stdout=log,
-                env=clean,
+                env=clean | dict(environment or {}),
             )
 
     def __enter__(self) -> Self:
@@ -73,3 +83,21 @@ class ProviderProcess:
         """Return the log lines of one event."""
         lines = [json.loads(line) for line in self.output().splitlines() if line.startswith("{")]
         return [line for line in lines if line["message"] == event]
+
+
+def _as_toml(settings: Settings) -> str:
+    sections = {
+        "provider": {"health_address": "", **_given(settings.provider)},
+        "token": _given(settings.token),
+        "log": {"format": "json"},
+    }
+    lines = [f"state_dir = {json.dumps(str(settings.state_dir))}"]
+    for name, values in sections.items():
+        lines.append(f"[{name}]")
+        # A JSON text or number is one of TOML too.
+        lines += [f"{field} = {json.dumps(value)}" for field, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _given(section: BaseModel) -> dict[str, Any]:
+    return section.model_dump(mode="json", exclude_unset=True, exclude_none=True)
