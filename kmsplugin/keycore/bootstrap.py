@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from keycore.adapters.audit_file import FileAuditLog
+from keycore.adapters.keyring_file import FileKeyring
+from keycore.adapters.opening_store import OpeningStore
 from keycore.adapters.pin_file import PinFile
 from keycore.adapters.pkcs11_connection import Connection, TokenPlace
 from keycore.adapters.pkcs11_module import Pkcs11Module
@@ -17,25 +20,36 @@ from keycore.adapters.softhsm import use_embedded_softhsm
 from keycore.adapters.sql_store import SqlStore
 from keycore.adapters.system_clock import SystemClock
 from keycore.domain.instances import Installation
+from keycore.domain.keyring import NodeKeyring
 from keycore.errors import (
     IntegrityError,
+    KeyplaneError,
     NotInitialisedError,
     StoreSetupError,
+    StoreUnavailableError,
     WrongUserError,
 )
-from keycore.ports import AuditLog, Clock, Store, Token, TokenObserver
+from keycore.ports import AuditLog, Clock, Keyring, Store, Token, TokenObserver
 from keycore.service.caller import Auditor
 from keycore.service.cipher import EnvelopeCipher
 from keycore.service.creation import KeyMaker
 from keycore.service.instances import InstanceService
 from keycore.service.key_cache import KeyCache
 from keycore.service.keys import KeyService
-from keycore.service.kms import KMS_USES_AHEAD, KmsProvider
+from keycore.service.kms import KmsProvider
+from keycore.service.kms_health import Probe
+from keycore.service.kms_ledger import KMS_USES_AHEAD, LedgerKeeper
 from keycore.service.providers import ProviderService
 from keycore.service.records import Records
 from keycore.service.use_budget import UseBudget
 from keycore.service.wrapping import WrappingService
 from keycore.settings import Settings
+
+STORE_SECONDS = 0.5
+"""How long a provider with a keyring waits for the store at its start."""
+
+_FOR_EVER = 60.0
+"""A busy store answers within 15 seconds, if only with an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +72,15 @@ class Core:
 
 
 @contextmanager
-def open_core(settings: Settings, face: str) -> Iterator[Core]:
+def open_core(
+    settings: Settings, face: str, *, observe: TokenObserver | None = None
+) -> Iterator[Core]:
     """Open store and token of a finished installation, and close them at the end.
 
     Args:
         settings: where things are.
         face: names this process's audit file: ``cli``, ``operator``, ``provider``, ``rest``.
+        observe: told of every use of the token.
 
     Raises:
         SetupError: not initialised, another uid, or token, PIN or store unusable.
@@ -73,17 +90,93 @@ def open_core(settings: Settings, face: str) -> Iterator[Core]:
     if not settings.database.is_file():
         raise not_initialised(settings)
     with ExitStack() as stack:
-        store = SqlStore.open(settings.database)
-        stack.callback(store.close)
-        token = open_token(settings)
-        stack.callback(token.close)
-        audit = FileAuditLog(settings.audit_dir / f"{face}.jsonl")
-        stack.callback(audit.close)
+        store = stack.enter_context(closing(_open_store(settings)))
+        token = stack.enter_context(closing(open_token(settings, observe)))
+        audit = stack.enter_context(closing(FileAuditLog(settings.audit_dir / f"{face}.jsonl")))
         yield wire(settings, store, token, audit, SystemClock())
 
 
-def wire(settings: Settings, store: Store, token: Token, audit: AuditLog, clock: Clock) -> Core:
+@contextmanager
+def open_provider_core(
+    settings: Settings, face: str, *, observe: TokenObserver | None = None
+) -> Iterator[Core]:
+    """Open token and keyring, and the store as soon as it is there.
+
+    With a keyring the store is waited for :data:`STORE_SECONDS` at most; without one
+    there is nothing to serve from, and this is :func:`open_core`.
+
+    Args:
+        settings: where things are.
+        face: as in :func:`open_core`.
+        observe: told of every use of the token.
+
+    Raises:
+        SetupError: another uid, or token or PIN unusable; without a keyring also: not
+            initialised, or the store unusable.
+        UnavailableError: the token did not answer, or without a keyring the store.
+    """
+    check_owner(settings.state_dir)
+    with ExitStack() as stack:
+        token = stack.enter_context(closing(open_token(settings, observe)))
+        audit = stack.enter_context(closing(FileAuditLog(settings.audit_dir / f"{face}.jsonl")))
+        keyring = FileKeyring(settings.keyring, token)
+        kept, refusal = _load_keyring(keyring)
+        opening = stack.enter_context(closing(OpeningStore(partial(_open_store, settings))))
+        fault = opening.wait(STORE_SECONDS if kept else _FOR_EVER)
+        if fault and not kept:
+            raise opening.error or StoreUnavailableError(fault)
+        core = wire(
+            settings,
+            opening,
+            token,
+            audit,
+            SystemClock(),
+            keyring=keyring,
+            installation=kept.installation if kept and fault else None,
+        )
+        if refusal is None and kept is not None:
+            try:
+                core.kms.start_from(kept)
+            except IntegrityError as error:
+                refusal = error
+        if refusal is not None:
+            core.kms.refuse_keyring(refusal)
+        yield core
+
+
+def _load_keyring(keyring: Keyring) -> tuple[NodeKeyring | None, KeyplaneError | None]:
+    try:
+        return keyring.load(), None
+    except (IntegrityError, StoreUnavailableError) as error:
+        return None, error
+
+
+def _open_store(settings: Settings) -> SqlStore:
+    if not settings.database.is_file():
+        raise not_initialised(settings)
+    return SqlStore.open(settings.database)
+
+
+def wire(
+    settings: Settings,
+    store: Store,
+    token: Token,
+    audit: AuditLog,
+    clock: Clock,
+    *,
+    keyring: Keyring | None = None,
+    installation: Installation | None = None,
+) -> Core:
     """Build the use cases on given ports; tests pass fakes here.
+
+    Args:
+        settings: where things are.
+        store: where records live.
+        token: what signs them.
+        audit: where decisions are written.
+        clock: where time comes from.
+        keyring: the node's, for a provider.
+        installation: the installation row, where the store cannot be asked now.
 
     Raises:
         NotInitialisedError: ``init`` has not finished.
@@ -92,14 +185,27 @@ def wire(settings: Settings, store: Store, token: Token, audit: AuditLog, clock:
     records = Records(store, token)
     auditor = Auditor(audit, clock)
     budget = UseBudget(store, warn=auditor.warn_half_used)
-    # A provider encrypts a few times a day, and each start takes a new block.
-    kms_budget = UseBudget(store, block=KMS_USES_AHEAD, warn=auditor.warn_half_used)
     cipher = EnvelopeCipher(token, budget)
     cache = KeyCache(store, records, token, clock)
     providers = ProviderService(records, auditor, clock)
+    installation = installation or _installation(settings, records)
+    # A provider encrypts a few times a day, and each start takes a new block.
+    kms_budget = UseBudget(store, block=KMS_USES_AHEAD, warn=auditor.warn_half_used)
+    keeper = LedgerKeeper(
+        settings.provider.name,
+        settings.provider.node,
+        installation=installation,
+        store=store,
+        records=records,
+        providers=providers,
+        root_keys=token,
+        budget=kms_budget,
+        keyring=keyring,
+        clock=clock,
+    )
     return Core(
         settings=settings,
-        installation=_installation(settings, records),
+        installation=installation,
         keys=KeyService(
             records,
             store,
@@ -114,13 +220,11 @@ def wire(settings: Settings, store: Store, token: Token, audit: AuditLog, clock:
         providers=providers,
         kms=KmsProvider(
             settings.provider.name,
-            settings.provider.node,
-            store=store,
-            records=records,
-            providers=providers,
+            keeper=keeper,
+            probe=Probe(token, keeper, kms_budget, clock),
             token=token,
             cipher=EnvelopeCipher(token, kms_budget),
-            budget=kms_budget,
+            outage=settings.provider.outage,
             auditor=auditor,
             clock=clock,
         ),

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
+from keycore.domain.envelope import Suite
 from keycore.domain.ids import InstanceId, KeyId, VersionId
 from keycore.domain.instances import Installation, Instance
+from keycore.domain.keyring import NodeKeyring
 from keycore.domain.keys import Key, KeyKind, KeyState
 from keycore.domain.providers import Node, Provider
 
@@ -40,7 +42,7 @@ class WrappedKey:
 
     Attributes:
         version_id: names the handle in the token's cache; one id, one key, for ever.
-        blob: the key wrapped by the master key (RFC 5649), 40 bytes for AES-256.
+        blob: the key wrapped by the master key; its length differs between kinds of tokens.
     """
 
     version_id: VersionId
@@ -89,22 +91,26 @@ TokenObserver = Callable[[str, str, float], None]
 class RootKeys(Protocol):
     """Root keys that exist outside the token only wrapped, and are used only inside it."""
 
+    @property
+    def suite(self) -> Suite:
+        """What ciphertexts of this token are made of; it never changes."""
+
     def generate_key(self) -> bytes:
-        """Make an AES-256 key inside the token and return it wrapped (40 bytes).
+        """Make a root key inside the token and return it wrapped.
 
         Raises:
             TokenUnavailableError: the token did not answer.
         """
 
     def import_key(self, material: bytes) -> bytes:
-        """Return 32 bytes of given key material wrapped (40 bytes).
+        """Return 32 bytes of given key material wrapped.
 
         Raises:
             TokenUnavailableError: the token did not answer.
         """
 
     def encrypt(self, key: WrappedKey, plaintext: bytes, aad: bytes) -> bytes:
-        """Return nonce (12, fresh, from the token), ciphertext and tag (16) (AES-256-GCM).
+        """Return the body of a ciphertext of :attr:`suite`; nonce or IV is fresh.
 
         Raises:
             TokenUnavailableError: the token did not answer.
@@ -133,7 +139,7 @@ class Sealer(Protocol):
         """
 
     def seal(self, payload: bytes, aad: bytes) -> bytes:
-        """Return ``payload`` encrypted by the sealing key (AES-256-GCM).
+        """Return ``payload`` encrypted and authenticated by the sealing key.
 
         Raises:
             TokenUnavailableError: the token did not answer.
@@ -398,6 +404,36 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Give back connections."""
+
+
+class Keyring(Protocol):
+    """Where a node keeps what it needs to serve without the store."""
+
+    def load(self) -> NodeKeyring | None:
+        """Return what was saved last, or ``None`` when nothing was.
+
+        Raises:
+            IntegrityError: it is not what was saved, or another token signed it.
+            StoreUnavailableError: it cannot be read.
+            TokenUnavailableError: the token did not answer.
+        """
+
+    def update(self, change: Callable[[NodeKeyring | None], NodeKeyring]) -> NodeKeyring:
+        """Replace what was saved last; when it returns, a crash cannot undo it.
+
+        No other process updates it meanwhile.
+
+        Args:
+            change: makes the new keyring from the one that is there; ``None`` when there
+                is none, or none that can be used. What it raises passes.
+
+        Returns:
+            What ``change`` has made.
+
+        Raises:
+            StoreUnavailableError: it cannot be written; the old one stays.
+            TokenUnavailableError: the token did not answer.
+        """
 
 
 # --- audit ------------------------------------------------------------------

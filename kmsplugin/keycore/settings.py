@@ -418,6 +418,12 @@ def load_settings(config_file: Path | None = None) -> Settings:
         raise SettingsError(f"the configuration cannot be read: {error}") from None
 
 
+def file_in_use(config_file: Path | None = None) -> Path | None:
+    """Return the file that :func:`load_settings` reads, or ``None`` when it reads none."""
+    file = config_file or _file_from_environment()
+    return file or (DEFAULT_CONFIG_FILE if os.path.isfile(DEFAULT_CONFIG_FILE) else None)  # noqa: PTH113
+
+
 def _file_from_environment() -> Path | None:
     named = os.environ.get("KEYPLANE_CONFIG")
     return Path(named) if named else None

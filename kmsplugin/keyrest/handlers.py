@@ -58,7 +58,7 @@ class Handlers:
         """Call ``core``."""
         self._keys = core.keys
         self._wrapping = core.wrapping
-        self._views = KeyViews(core.clock, core.settings.rest.cluster)
+        self._views = KeyViews(core.clock, core.settings.rest.cluster, mode=core.token.suite.mode)
 
     def create(self, call: Call) -> UseCase:
         """Make or import a key."""

@@ -20,7 +20,6 @@ from keycore.service.wrapping import Rewrapped, Unwrapped, Wrapped
 from keyrest.answers import ACTION_TYPE, KEY_TYPE, Answer
 
 ALGORITHM = "AES"
-MODE = "GCM"
 
 Resource = dict[str, Any]
 """One JSON object."""
@@ -33,10 +32,17 @@ _FORMAT = orjson.OPT_UTC_Z | orjson.OPT_OMIT_MICROSECONDS
 class KeyViews:
     """Shows keys as they are at the moment of asking."""
 
-    def __init__(self, clock: Clock, cluster: str) -> None:
-        """Tell states by ``clock``; ``cluster`` is part of every ``crn``."""
+    def __init__(self, clock: Clock, cluster: str, *, mode: str) -> None:
+        """Tell states by ``clock``; ``cluster`` is part of every ``crn``.
+
+        Args:
+            clock: tells which keys have expired.
+            cluster: name of the cluster.
+            mode: of the cipher that the token uses.
+        """
         self._clock = clock
         self._cluster = cluster
+        self._mode = mode
 
     def minimal(self, key: Key) -> Resource:
         """Return what identifies a key."""
@@ -69,9 +75,9 @@ class KeyViews:
                 "createdBy": key.created_by,
                 "algorithmType": ALGORITHM,
                 # A text here and a number below, as in the original.
-                "algorithmMetadata": {"bitLength": str(key.bit_length), "mode": MODE},
+                "algorithmMetadata": {"bitLength": str(key.bit_length), "mode": self._mode},
                 "algorithmBitSize": key.bit_length,
-                "algorithmMode": MODE,
+                "algorithmMode": self._mode,
                 "lastUpdateDate": key.updated_at,
                 "lastRotateDate": key.rotated_at,
                 "keyVersion": version(key.current),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keycore.bootstrap import Core, wire
+from keycore.domain.envelope import AES_256_GCM, Suite
 from keycore.domain.ids import InstanceId, new_uuid
 from keycore.domain.instances import Installation, Instance
 from keycore.service.caller import Caller
@@ -35,9 +36,9 @@ class FakeInstallation:
         return wire(_settings(node), self.store, self.token, self.audit, self.clock)
 
 
-def fake_installation() -> FakeInstallation:
-    """Return a fresh installation with one instance."""
-    store, token, clock = MemoryStore(), InsecureMemoryToken(), FixedClock()
+def fake_installation(suite: Suite = AES_256_GCM) -> FakeInstallation:
+    """Return a fresh installation with one instance, on a token of the kind that has ``suite``."""
+    store, token, clock = MemoryStore(), InsecureMemoryToken(suite), FixedClock()
     audit = MemoryAuditLog()
     instance = Instance(InstanceId(new_uuid()), "default", "keyplane-system", clock.now())
     with Records(store, token).writing() as unit:

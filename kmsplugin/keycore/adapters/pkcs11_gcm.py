@@ -19,7 +19,7 @@ from keycore.adapters.pkcs11_profile import (
     ObjectPlan,
     sign,
 )
-from keycore.domain.envelope import NONCE_BYTES, TAG_BYTES
+from keycore.domain.envelope import AES_256_GCM, NONCE_BYTES, TAG_BYTES
 from keycore.errors import CiphertextRejectedError, TokenSetupError, TokenUnavailableError
 
 _CIPHER: Final = MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT
@@ -33,6 +33,8 @@ class GcmProfile:
     """A wrapped key has 40 bytes; a body is nonce (12), ciphertext and tag (16)."""
 
     name: Final = "gcm"
+
+    suite: Final = AES_256_GCM
 
     mechanisms: Final = (
         Mechanism.AES_KEY_GEN,

@@ -15,6 +15,7 @@ import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 
 from keycore.adapters import pkcs11_attributes as attributes
+from keycore.domain.envelope import Suite
 from keycore.errors import TokenSetupError
 
 MASTER = "keyplane-master"
@@ -49,6 +50,10 @@ class Profile(Protocol):
     @property
     def name(self) -> str:
         """Its name in the settings: ``gcm`` or ``cbc-hmac``."""
+
+    @property
+    def suite(self) -> Suite:
+        """What its ciphertexts are made of."""
 
     @property
     def mechanisms(self) -> tuple[Mechanism, ...]:

@@ -24,6 +24,7 @@ from keycore.adapters.pkcs11_errors import domain_error, pkcs11_errors
 from keycore.adapters.pkcs11_lanes import Lane, Lanes
 from keycore.adapters.pkcs11_profile import Login, is_signed, sign
 from keycore.adapters.pkcs11_recovery import Recovery
+from keycore.domain.envelope import Suite
 from keycore.domain.ids import VersionId
 from keycore.errors import KeyplaneError, TokenUnavailableError
 from keycore.ports import TokenCondition, TokenDescription, TokenObserver, WrappedKey
@@ -86,6 +87,11 @@ class Pkcs11Token:
         )
 
     # --- root keys -----------------------------------------------------------
+
+    @property
+    def suite(self) -> Suite:
+        """What ciphertexts of this token are made of; its profile's."""
+        return self._profile.suite
 
     def generate_key(self) -> bytes:
         """Make a root key inside the token and return it wrapped.
@@ -266,8 +272,13 @@ class Pkcs11Token:
                         raise fault from error
                     login = self._healed(lane, fault)
                 # Everything that a lane does can be done twice.
-                with pkcs11_errors(action):
-                    return work(lane, login)
+                try:
+                    with pkcs11_errors(action):
+                        return work(lane, login)
+                except TokenUnavailableError:
+                    # Whatever this try has left in the session is not the next one's.
+                    lane.renew(None)
+                    raise
         finally:
             self._lanes.give_back(lane)
 

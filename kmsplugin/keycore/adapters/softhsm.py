@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pkcs11 import PKCS11Error, Slot, Token, TokenFlag
@@ -35,6 +35,14 @@ def use_embedded_softhsm(state_dir: Path) -> None:
     (``softhsm2.conf(5)``), and child processes inherit it.
     """
     _configure(state_dir / "softhsm2.conf", token_directory(state_dir))
+
+
+def use_copied_configuration(state_dir: Path, directory: Path) -> None:
+    """Do the same with a configuration in another directory; the state directory stays as it is."""
+    copy = directory / "softhsm2.conf"
+    with suppress(FileNotFoundError):
+        shutil.copyfile(state_dir / "softhsm2.conf", copy)
+    _configure(copy, token_directory(state_dir))
 
 
 def token_directory(state_dir: Path) -> Path:

@@ -4,11 +4,27 @@
 offset size   meaning
 ====== ====== ==================================================================
 0      1      format, always 0x01
-1      1      suite: 0x01 is AES-256-GCM (NIST SP 800-38D) inside the HSM
+1      1      suite: what the body is; fixed for a token by ``init``
 2      16     id of the key version that made it, a UUID in network order
+18     ...    body
+====== ====== ==================================================================
+
+The body of suite 0x01, AES-256-GCM (NIST SP 800-38D) inside the HSM:
+
+====== ====== ==================================================================
 18     12     nonce, random, from the HSM
 30     n      ciphertext, as long as the plaintext (1..4096 bytes)
 30+n   16     tag
+====== ====== ==================================================================
+
+The body of suite 0x02, AES-256-CBC (NIST SP 800-38A) with HMAC-SHA-256 (RFC 2104), both
+inside the HSM, for tokens without GCM; encrypted first, then authenticated:
+
+====== ====== ==================================================================
+18     16     IV, random, from the HSM
+34     m      ciphertext; the plaintext padded to m = 16 (n // 16 + 1) bytes
+              (PKCS#7: RFC 5652, 6.3)
+34+m   32     tag: HMAC-SHA-256 of :func:`tagged_data`
 ====== ====== ==================================================================
 
 The additional authenticated data is the pre-authentication encoding of a label
@@ -21,9 +37,10 @@ each other's ciphertexts.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from keycore.domain.framing import pre_auth_encode
 from keycore.domain.ids import VersionId, uuid_bytes
@@ -31,12 +48,16 @@ from keycore.domain.keys import Key
 from keycore.errors import CiphertextMalformedError, InvalidRequestError
 
 FORMAT = 0x01
-SUITE_AES_256_GCM = 0x01
 
 HEADER_BYTES = 18
 NONCE_BYTES = 12
 TAG_BYTES = 16
-OVERHEAD_BYTES = HEADER_BYTES + NONCE_BYTES + TAG_BYTES
+IV_BYTES = 16
+BLOCK_BYTES = 16
+MAC_BYTES = 32
+
+TAG_LABEL = b"keyplane/aes-256-cbc-hmac-sha-256/1"
+"""First piece of what suite 0x02's tag covers."""
 
 PLAINTEXT_BYTES_MAX = 4096
 """The seed's bound for wrap."""
@@ -45,7 +66,8 @@ AAD_ITEMS_MAX = 126
 AAD_CHARACTERS_MAX = 255
 
 USES_MAX = 2**32
-"""Ciphertexts per key version with random 96-bit nonces (NIST SP 800-38D, 8.3)."""
+"""Ciphertexts per key version with random 96-bit nonces (NIST SP 800-38D, 8.3). The same
+bound keeps CBC with its random 128-bit IVs far below 2^64 blocks, where they repeat."""
 
 
 class Face(StrEnum):
@@ -56,42 +78,114 @@ class Face(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Suite:
+    """What the body of a ciphertext is made of, and how long that makes it.
+
+    Attributes:
+        code: the suite byte.
+        mode: name of the cipher's mode, as the REST API shows it.
+        iv_bytes: length of nonce or IV.
+        padding_bytes: a plaintext is filled up by 1 byte to this many; 0 for not at all.
+        tag_bytes: length of the tag.
+    """
+
+    code: int
+    mode: str
+    iv_bytes: int
+    padding_bytes: int
+    tag_bytes: int
+
+    def ciphertext_bytes(self, plaintext_bytes: int) -> int:
+        """Return the length of the whole ciphertext of a plaintext."""
+        return self._overhead_bytes + self._padded(plaintext_bytes)
+
+    def plaintext_bytes_max(self, ciphertext_bytes: int) -> int:
+        """Return the length of the longest plaintext whose ciphertext is no longer than this."""
+        room = ciphertext_bytes - self._overhead_bytes
+        return room - room % self.padding_bytes - 1 if self.padding_bytes else room
+
+    def is_ciphertext_length(self, size: int) -> bool:
+        """Tell whether a plaintext of 1..4096 bytes gives a ciphertext of ``size`` bytes."""
+        padded = size - self._overhead_bytes
+        possible = self._padded(1) <= padded <= self._padded(PLAINTEXT_BYTES_MAX)
+        return possible and padded % (self.padding_bytes or 1) == 0
+
+    @property
+    def _overhead_bytes(self) -> int:
+        return HEADER_BYTES + self.iv_bytes + self.tag_bytes
+
+    def _padded(self, size: int) -> int:
+        return size + self.padding_bytes - size % self.padding_bytes if self.padding_bytes else size
+
+
+AES_256_GCM: Final = Suite(0x01, "GCM", iv_bytes=NONCE_BYTES, padding_bytes=0, tag_bytes=TAG_BYTES)
+
+AES_256_CBC_HMAC_SHA_256: Final = Suite(
+    0x02, "CBC_PAD", iv_bytes=IV_BYTES, padding_bytes=BLOCK_BYTES, tag_bytes=MAC_BYTES
+)
+
+SUITES: Final[Mapping[int, Suite]] = {
+    suite.code: suite for suite in (AES_256_GCM, AES_256_CBC_HMAC_SHA_256)
+}
+"""Every suite that a ciphertext can have, by its byte."""
+
+CIPHERTEXT_BYTES_MIN: Final = min(suite.ciphertext_bytes(1) for suite in SUITES.values())
+
+CIPHERTEXT_BYTES_MAX: Final = max(
+    suite.ciphertext_bytes(PLAINTEXT_BYTES_MAX) for suite in SUITES.values()
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
     """A parsed ciphertext.
 
     Attributes:
-        body: nonce, ciphertext and tag: 29..4124 bytes.
+        body: as long as the suite makes it of 1..4096 bytes.
     """
 
+    suite: Suite
     version_id: VersionId
     body: bytes
 
     @property
     def header(self) -> bytes:
         """The 18 bytes before the body."""
-        return header_of(self.version_id)
+        return header_of(self.suite, self.version_id)
 
 
-def header_of(version_id: VersionId) -> bytes:
+def header_of(suite: Suite, version_id: VersionId) -> bytes:
     """Return the 18 header bytes of a ciphertext made by ``version_id``."""
-    return bytes((FORMAT, SUITE_AES_256_GCM)) + uuid_bytes(version_id)
+    return bytes((FORMAT, suite.code)) + uuid_bytes(version_id)
 
 
 def parse(ciphertext: bytes) -> Envelope:
     """Take a ciphertext apart without decrypting anything.
 
     Args:
-        ciphertext: 47..4142 bytes.
+        ciphertext: 47..4142 bytes of suite 0x01, or 82..4178 bytes of suite 0x02.
 
     Raises:
         CiphertextMalformedError: impossible length, unknown format or suite.
     """
-    if not OVERHEAD_BYTES < len(ciphertext) <= OVERHEAD_BYTES + PLAINTEXT_BYTES_MAX:
+    if len(ciphertext) < HEADER_BYTES or ciphertext[0] != FORMAT:
         raise CiphertextMalformedError
-    if ciphertext[0] != FORMAT or ciphertext[1] != SUITE_AES_256_GCM:
+    suite = SUITES.get(ciphertext[1])
+    if suite is None or not suite.is_ciphertext_length(len(ciphertext)):
         raise CiphertextMalformedError
     version_id = VersionId(str(uuid.UUID(bytes=ciphertext[2:HEADER_BYTES])))
-    return Envelope(version_id, ciphertext[HEADER_BYTES:])
+    return Envelope(suite, version_id, ciphertext[HEADER_BYTES:])
+
+
+def tagged_data(aad: bytes, iv: bytes, ciphertext: bytes) -> bytes:
+    """Return what the tag of suite 0x02 covers, injectively encoded.
+
+    Args:
+        aad: the additional authenticated data, of whatever length.
+        iv: 16 bytes.
+        ciphertext: the padded plaintext, encrypted.
+    """
+    return pre_auth_encode((TAG_LABEL, aad, iv, ciphertext))
 
 
 def authenticated_data(face: Face, key: Key, header: bytes, aad: Sequence[bytes]) -> bytes:

@@ -44,7 +44,7 @@ class EnvelopeCipher:
         """
         wrapped = usable(key, version)
         self._budget.take(version.id)
-        header = envelope.header_of(version.id)
+        header = envelope.header_of(self._root_keys.suite, version.id)
         data = envelope.authenticated_data(face, key, header, aad)
         return header + self._root_keys.encrypt(wrapped, plaintext, data)
 
@@ -56,7 +56,8 @@ class EnvelopeCipher:
             TokenUnavailableError: the token did not answer.
         """
         version = key.version(parsed.version_id)
-        if version is None:
+        if version is None or parsed.suite is not self._root_keys.suite:
+            # No key of this token makes ciphertexts of another suite.
             raise CiphertextRejectedError
         data = envelope.authenticated_data(face, key, parsed.header, aad)
         return self._root_keys.decrypt(usable(key, version), parsed.body, data)

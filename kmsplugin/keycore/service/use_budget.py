@@ -89,6 +89,11 @@ class UseBudget:
         while not self._took(version_id):
             self._reserve(version_id)
 
+    def grant(self, version_id: VersionId, count: int) -> None:
+        """Add uses that were reserved in the store already, by an earlier process."""
+        with self._lock:
+            self._left[version_id] = self._left.get(version_id, 0) + count
+
     def prepare(self, version_id: VersionId) -> None:
         """Keep at least half a block in hand, so that a later :meth:`take` needs no store.
 

@@ -16,7 +16,8 @@ from pydantic.json_schema import models_json_schema
 from keycore.domain.envelope import (
     AAD_CHARACTERS_MAX,
     AAD_ITEMS_MAX,
-    OVERHEAD_BYTES,
+    CIPHERTEXT_BYTES_MAX,
+    CIPHERTEXT_BYTES_MIN,
     PLAINTEXT_BYTES_MAX,
 )
 from keycore.domain.keys import (
@@ -95,7 +96,7 @@ _VALUES: Mapping[str, Node] = {
         "anyOf": [{"maxLength": _characters(PLAINTEXT_BYTES_MAX) - 4}, {"pattern": "==$"}],
     },
     # Without a pattern: nobody may read anything out of a ciphertext.
-    "ciphertext": _base64(OVERHEAD_BYTES + 1, OVERHEAD_BYTES + PLAINTEXT_BYTES_MAX),
+    "ciphertext": _base64(CIPHERTEXT_BYTES_MIN, CIPHERTEXT_BYTES_MAX),
     "aad": {"maxItems": AAD_ITEMS_MAX, "items": {"maxLength": AAD_CHARACTERS_MAX}},
 }
 """By the name of the field, which means the same in every body."""

@@ -5,12 +5,13 @@ A client must pass over fields that it does not know: later versions may add som
 
 from __future__ import annotations
 
+from keycore.domain.envelope import SUITES
 from keycore.domain.keys import KeyState
 from keyrest.answers import ALIAS_TYPE, KEY_TYPE, VERSION_TYPE
 from keyrest.health import Outcome
 from keyrest.openapi.bodies import ALIAS_PATTERN, BASE64_PATTERN
 from keyrest.openapi.nodes import Node, object_of, reference
-from keyrest.views import ALGORITHM, MODE
+from keyrest.views import ALGORITHM
 
 _UUID: Node = {"type": "string", "format": "uuid"}
 _BASE64: Node = {"type": "string", "contentEncoding": "base64", "pattern": BASE64_PATTERN}
@@ -24,6 +25,7 @@ _DATE: Node = {
     "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$",
     "description": "In UTC and without fractions of a second.",
 }
+_MODE: Node = {"enum": [suite.mode for suite in SUITES.values()]}
 _OUTCOME: Node = {"enum": [outcome.value for outcome in Outcome]}
 _VERSION: Node = reference("schemas", "KeyVersion")
 
@@ -57,10 +59,10 @@ _KEY: Node = {
     "createdBy": _said(_TEXT, "Who made it: the issuer's name and the credential's subject."),
     "algorithmType": {"const": ALGORITHM},
     "algorithmMetadata": object_of(
-        {"bitLength": {"type": "string", "pattern": "^[0-9]+$"}, "mode": {"const": MODE}}
+        {"bitLength": {"type": "string", "pattern": "^[0-9]+$"}, "mode": _MODE}
     ),
     "algorithmBitSize": _said(_COUNT, "Length of the key material as it was made or imported."),
-    "algorithmMode": {"const": MODE},
+    "algorithmMode": _MODE,
     "lastUpdateDate": _DATE,
     "lastRotateDate": _DATE,
     "keyVersion": _VERSION,

@@ -1,7 +1,9 @@
-"""The ciphertext format: exact bytes, strict parsing, and what its tag covers."""
+"""The ciphertext format in both suites: exact bytes, strict parsing, and what its tag covers."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import uuid
 from dataclasses import replace
@@ -10,23 +12,32 @@ from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CBC
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keycore.domain import envelope
 from keycore.domain.envelope import (
     AAD_CHARACTERS_MAX,
     AAD_ITEMS_MAX,
-    OVERHEAD_BYTES,
+    AES_256_CBC_HMAC_SHA_256,
+    AES_256_GCM,
+    CIPHERTEXT_BYTES_MAX,
+    CIPHERTEXT_BYTES_MIN,
+    HEADER_BYTES,
     PLAINTEXT_BYTES_MAX,
+    SUITES,
     USES_MAX,
     Face,
+    Suite,
     authenticated_data,
     check_plaintext,
     encode_aad,
     header_of,
     parse,
+    tagged_data,
 )
 from keycore.domain.ids import InstanceId, KeyId, VersionId
 from keycore.domain.keys import Key, VersionState
@@ -42,29 +53,58 @@ from tests.fakes.memory_store import MemoryStore
 from tests.fakes.memory_token import InsecureMemoryToken
 from tests.unit.keycore.examples import FIRST_VERSION_ID, KEY, SECOND_VERSION_ID
 
-VECTORS = json.loads(
-    (Path(__file__).parents[2] / "vectors" / "envelope.json").read_text(encoding="utf-8")
-)
-CASES = [pytest.param(case, id=case["name"]) for case in VECTORS["cases"]]
+_DIRECTORY = Path(__file__).parents[2] / "vectors"
+VECTORS = json.loads((_DIRECTORY / "envelope.json").read_text(encoding="utf-8"))
+VECTORS_2 = json.loads((_DIRECTORY / "envelope-2.json").read_text(encoding="utf-8"))
+CASES = [
+    *(pytest.param(AES_256_GCM, case, id=f"gcm-{case['name']}") for case in VECTORS["cases"]),
+    *(
+        pytest.param(AES_256_CBC_HMAC_SHA_256, case, id=f"cbc-{case['name']}")
+        for case in VECTORS_2["cases"]
+    ),
+]
+BOTH = pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.mode)
 
 
 class FixedRootKeys(InsecureMemoryToken):
-    """Root keys that are not wrapped at all, and one nonce for every encryption."""
+    """Root keys that are not wrapped at all, and one nonce or IV for every encryption."""
 
-    def __init__(self, nonce: bytes) -> None:
-        super().__init__()
-        self._nonce = nonce
+    def __init__(self, suite: Suite, iv: bytes) -> None:
+        super().__init__(suite)
+        self._iv = iv
         self.decryptions = 0
 
     def encrypt(self, key: WrappedKey, plaintext: bytes, aad: bytes) -> bytes:
-        return self._nonce + AESGCM(key.blob).encrypt(self._nonce, plaintext, aad)
+        if self.suite is AES_256_GCM:
+            return self._iv + AESGCM(key.blob).encrypt(self._iv, plaintext, aad)
+        padding = 16 - len(plaintext) % 16
+        cipher = Cipher(AES(key_of_the_vectors("encrypt")), CBC(self._iv)).encryptor()
+        encrypted = cipher.update(plaintext + bytes([padding]) * padding) + cipher.finalize()
+        return self._iv + encrypted + tag_of_the_vectors(tagged_data(aad, self._iv, encrypted))
 
     def decrypt(self, key: WrappedKey, body: bytes, aad: bytes) -> bytes:
         self.decryptions += 1
-        try:
-            return AESGCM(key.blob).decrypt(body[:12], body[12:], aad)
-        except InvalidTag:
-            raise CiphertextRejectedError from None
+        if self.suite is AES_256_GCM:
+            try:
+                return AESGCM(key.blob).decrypt(body[:12], body[12:], aad)
+            except InvalidTag:
+                raise CiphertextRejectedError from None
+        iv, encrypted, tag = body[:16], body[16:-32], body[-32:]
+        if key.blob == bytes(32) or tag != tag_of_the_vectors(tagged_data(aad, iv, encrypted)):
+            raise CiphertextRejectedError
+        cipher = Cipher(AES(key_of_the_vectors("encrypt")), CBC(iv)).decryptor()
+        padded = cipher.update(encrypted) + cipher.finalize()
+        return padded[: -padded[-1]]
+
+
+def key_of_the_vectors(purpose: str) -> bytes:
+    """Return one of the two keys of the second suite."""
+    keys = {item["info"]: bytes.fromhex(item["key"]) for item in VECTORS_2["keys"]}
+    return keys[f"keyplane/import/{purpose}/1"]
+
+
+def tag_of_the_vectors(tagged: bytes) -> bytes:
+    return hmac.new(key_of_the_vectors("authenticate"), tagged, hashlib.sha256).digest()
 
 
 def vector_key() -> Key:
@@ -82,16 +122,25 @@ def vector_key() -> Key:
     )
 
 
-def vector_cipher(nonce: str) -> tuple[EnvelopeCipher, FixedRootKeys]:
+def vector_cipher(
+    case: dict[str, Any], suite: Suite = AES_256_GCM
+) -> tuple[EnvelopeCipher, FixedRootKeys]:
     """Return a cipher on fixed root keys whose versions have uses left."""
-    store, root_keys = MemoryStore(), FixedRootKeys(bytes.fromhex(nonce))
+    store, root_keys = MemoryStore(), FixedRootKeys(suite, bytes.fromhex(iv_of(case)))
     store._tables.uses = {FIRST_VERSION_ID: 0, SECOND_VERSION_ID: 0}
     return EnvelopeCipher(root_keys, UseBudget(store)), root_keys
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_ciphertext_has_exactly_the_bytes_of_the_vector(case: dict[str, Any]) -> None:
-    cipher, _ = vector_cipher(case["nonce"])
+def iv_of(case: dict[str, Any]) -> str:
+    found: str = case.get("nonce") or case["iv"]
+    return found
+
+
+@pytest.mark.parametrize(("suite", "case"), CASES)
+def test_a_ciphertext_has_exactly_the_bytes_of_the_vector(
+    suite: Suite, case: dict[str, Any]
+) -> None:
+    cipher, _ = vector_cipher(case, suite)
     key = vector_key()
 
     made = cipher.encrypt(
@@ -103,12 +152,12 @@ def test_a_ciphertext_has_exactly_the_bytes_of_the_vector(case: dict[str, Any]) 
     )
 
     assert made.hex() == case["envelope"]
-    assert case["envelope"] == (case["header"] + case["nonce"] + case["ciphertext"] + case["tag"])
+    assert case["envelope"] == case["header"] + iv_of(case) + case["ciphertext"] + case["tag"]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_vector_is_opened(case: dict[str, Any]) -> None:
-    cipher, root_keys = vector_cipher(case["nonce"])
+@pytest.mark.parametrize(("suite", "case"), CASES)
+def test_the_vector_is_opened(suite: Suite, case: dict[str, Any]) -> None:
+    cipher, root_keys = vector_cipher(case, suite)
 
     opened = cipher.decrypt(
         Face(case["face"]),
@@ -121,10 +170,12 @@ def test_the_vector_is_opened(case: dict[str, Any]) -> None:
     assert root_keys.decryptions == 1
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_header_and_authenticated_data_have_the_vectors_bytes(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("suite", "case"), CASES)
+def test_header_and_authenticated_data_have_the_vectors_bytes(
+    suite: Suite, case: dict[str, Any]
+) -> None:
     key = vector_key()
-    header = header_of(key.current.id)
+    header = header_of(suite, key.current.id)
 
     assert header.hex() == case["header"]
     assert (
@@ -133,31 +184,103 @@ def test_header_and_authenticated_data_have_the_vectors_bytes(case: dict[str, An
     )
 
 
-def test_the_field_table_describes_the_vectors() -> None:
-    for case in VECTORS["cases"]:
-        data = bytes.fromhex(case["envelope"])
-        for row in VECTORS["fields"]:
-            if row["value"] is not None:
-                found = data[row["offset"] : row["offset"] + row["size"]]
-                assert found.hex() == row["value"], row["field"]
-    sizes = {row["field"]: row["size"] for row in VECTORS["fields"]}
-    assert sizes["format"] + sizes["suite"] + sizes["version_id"] == envelope.HEADER_BYTES
-    assert (sizes["nonce"], sizes["tag"]) == (envelope.NONCE_BYTES, envelope.TAG_BYTES)
+@pytest.mark.parametrize("case", VECTORS_2["cases"], ids=lambda case: case["name"])
+def test_the_second_suites_tag_covers_the_vectors_bytes(case: dict[str, Any]) -> None:
+    tagged = tagged_data(
+        bytes.fromhex(case["authenticated_data"]),
+        bytes.fromhex(case["iv"]),
+        bytes.fromhex(case["ciphertext"]),
+    )
+
+    assert tagged.hex() == case["tagged_data"]
+    assert tag_of_the_vectors(tagged).hex() == case["tag"]
 
 
-def test_every_face_and_bound_has_its_settled_value() -> None:
+def test_the_field_tables_describe_the_vectors() -> None:
+    for vectors in (VECTORS, VECTORS_2):
+        for case in vectors["cases"]:
+            data = bytes.fromhex(case["envelope"])
+            for row in vectors["fields"]:
+                if row["value"] is not None:
+                    found = data[row["offset"] : row["offset"] + row["size"]]
+                    assert found.hex() == row["value"], row["field"]
+
+
+@pytest.mark.parametrize(
+    ("suite", "vectors", "iv"),
+    [(AES_256_GCM, VECTORS, "nonce"), (AES_256_CBC_HMAC_SHA_256, VECTORS_2, "iv")],
+    ids=["GCM", "CBC_PAD"],
+)
+def test_a_suite_has_the_sizes_of_its_field_table(
+    suite: Suite, vectors: dict[str, Any], iv: str
+) -> None:
+    sizes = {row["field"]: row["size"] for row in vectors["fields"]}
+
+    assert sizes["format"] + sizes["suite"] + sizes["version_id"] == HEADER_BYTES
+    assert (sizes[iv], sizes["tag"]) == (suite.iv_bytes, suite.tag_bytes)
+    for case in vectors["cases"]:
+        length = suite.ciphertext_bytes(len(case["plaintext"]) // 2)
+        assert length == len(case["envelope"]) // 2
+
+
+def test_every_face_suite_and_bound_has_its_settled_value() -> None:
     assert [face.value for face in Face] == ["keyplane/rest/1", "keyplane/kmsv2/1"]
-    assert (PLAINTEXT_BYTES_MAX, OVERHEAD_BYTES) == (4096, 46)
+    assert [(suite.code, suite.mode) for suite in SUITES.values()] == [(1, "GCM"), (2, "CBC_PAD")]
+    assert (PLAINTEXT_BYTES_MAX, CIPHERTEXT_BYTES_MIN, CIPHERTEXT_BYTES_MAX) == (4096, 47, 4178)
     assert (AAD_ITEMS_MAX, AAD_CHARACTERS_MAX) == (126, 255)
     assert USES_MAX == 2**32
 
 
-@given(st.uuids(), st.binary(min_size=29, max_size=28 + PLAINTEXT_BYTES_MAX))
-def test_header_and_body_come_back_from_parsing(version: uuid.UUID, body: bytes) -> None:
-    parsed = parse(header_of(VersionId(str(version))) + body)
+@pytest.mark.parametrize(
+    ("suite", "plaintext", "ciphertext"),
+    [
+        (AES_256_GCM, 1, 47),
+        (AES_256_GCM, 4096, 4142),
+        (AES_256_CBC_HMAC_SHA_256, 1, 82),
+        (AES_256_CBC_HMAC_SHA_256, 15, 82),
+        (AES_256_CBC_HMAC_SHA_256, 16, 98),
+        (AES_256_CBC_HMAC_SHA_256, 4096, 4178),
+    ],
+)
+def test_the_length_of_a_ciphertext_follows_from_that_of_its_plaintext(
+    suite: Suite, plaintext: int, ciphertext: int
+) -> None:
+    assert suite.ciphertext_bytes(plaintext) == ciphertext
+    assert suite.is_ciphertext_length(ciphertext)
 
-    assert (parsed.version_id, parsed.body) == (str(version), body)
-    assert parsed.header + parsed.body == header_of(VersionId(str(version))) + body
+
+@BOTH
+@given(st.integers(min_value=200, max_value=4000))
+def test_the_longest_plaintext_is_the_last_one_whose_ciphertext_fits(
+    suite: Suite, bound: int
+) -> None:
+    longest = suite.plaintext_bytes_max(bound)
+
+    assert suite.ciphertext_bytes(longest) <= bound < suite.ciphertext_bytes(longest + 1)
+
+
+@BOTH
+def test_only_lengths_that_a_plaintext_can_give_are_possible(suite: Suite) -> None:
+    given_by_some = {suite.ciphertext_bytes(size) for size in range(1, PLAINTEXT_BYTES_MAX + 1)}
+
+    possible = {size for size in range(5000) if suite.is_ciphertext_length(size)}
+
+    assert possible == given_by_some
+
+
+@BOTH
+@given(version=st.uuids(), data=st.data())
+def test_header_and_body_come_back_from_parsing(
+    suite: Suite, version: uuid.UUID, data: st.DataObject
+) -> None:
+    length = suite.ciphertext_bytes(data.draw(st.integers(1, PLAINTEXT_BYTES_MAX)))
+    header = header_of(suite, VersionId(str(version)))
+    body = data.draw(st.randoms(use_true_random=False)).randbytes(length - HEADER_BYTES)
+
+    parsed = parse(header + body)
+
+    assert (parsed.suite, parsed.version_id, parsed.body) == (suite, str(version), body)
+    assert parsed.header == header
 
 
 @given(st.binary(max_size=200))
@@ -171,26 +294,56 @@ def test_arbitrary_bytes_are_parsed_or_refused_as_malformed(data: bytes) -> None
 
 
 @pytest.mark.parametrize(
-    "length",
+    ("suite", "length"),
     [
-        pytest.param(0, id="nothing"),
-        pytest.param(17, id="half-a-header"),
-        pytest.param(OVERHEAD_BYTES, id="no-plaintext"),
-        pytest.param(OVERHEAD_BYTES + PLAINTEXT_BYTES_MAX + 1, id="too-long"),
+        pytest.param(AES_256_GCM, 46, id="GCM-no-plaintext"),
+        pytest.param(AES_256_GCM, 4143, id="GCM-too-long"),
+        pytest.param(AES_256_CBC_HMAC_SHA_256, 66, id="CBC-no-block"),
+        pytest.param(AES_256_CBC_HMAC_SHA_256, 83, id="CBC-half-a-block"),
+        pytest.param(AES_256_CBC_HMAC_SHA_256, 4194, id="CBC-too-long"),
     ],
 )
-def test_a_ciphertext_of_an_impossible_length_is_malformed(length: int) -> None:
-    data = header_of(FIRST_VERSION_ID) + bytes(OVERHEAD_BYTES + PLAINTEXT_BYTES_MAX)
+def test_a_ciphertext_of_an_impossible_length_is_malformed(suite: Suite, length: int) -> None:
+    with pytest.raises(CiphertextMalformedError):
+        parse(header_of(suite, FIRST_VERSION_ID).ljust(length, b"x"))
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 17, 18])
+def test_a_piece_of_a_header_is_malformed(length: int) -> None:
+    with pytest.raises(CiphertextMalformedError):
+        parse(header_of(AES_256_GCM, FIRST_VERSION_ID)[:length])
+
+
+@pytest.mark.parametrize(("offset", "value"), [(0, 0), (0, 2), (1, 0), (1, 3), (1, 255)])
+def test_another_format_or_suite_is_malformed(offset: int, value: int) -> None:
+    data = bytearray.fromhex(VECTORS["cases"][0]["envelope"])
+    data[offset] = value
 
     with pytest.raises(CiphertextMalformedError):
-        parse(data[:length])
+        parse(bytes(data))
 
 
-@pytest.mark.parametrize("length", [OVERHEAD_BYTES + 1, OVERHEAD_BYTES + PLAINTEXT_BYTES_MAX])
-def test_a_ciphertext_of_a_possible_length_is_parsed(length: int) -> None:
-    data = header_of(FIRST_VERSION_ID) + bytes(OVERHEAD_BYTES + PLAINTEXT_BYTES_MAX)
+@BOTH
+def test_a_ciphertext_of_another_suite_is_rejected_without_an_attempt(suite: Suite) -> None:
+    """It can only be one of another installation, so it is like one of another key."""
+    theirs = VECTORS if suite is AES_256_CBC_HMAC_SHA_256 else VECTORS_2
+    case = theirs["cases"][0]
+    cipher, root_keys = vector_cipher(case, suite)
 
-    assert parse(data[:length]).version_id == FIRST_VERSION_ID
+    with pytest.raises(CiphertextRejectedError):
+        cipher.decrypt(Face.REST, vector_key(), parse(bytes.fromhex(case["envelope"])), ())
+
+    assert root_keys.decryptions == 0
+
+
+@given(st.binary(min_size=4, max_size=64), st.tuples(*[st.integers(0, 64)] * 4))
+def test_bytes_moved_between_aad_iv_and_ciphertext_change_what_the_tag_covers(
+    data: bytes, cuts: tuple[int, int, int, int]
+) -> None:
+    (a, b), (c, d) = sorted(cuts[:2]), sorted(cuts[2:])
+    one, other = (data[:a], data[a:b], data[b:]), (data[:c], data[c:d], data[d:])
+
+    assert (tagged_data(*one) == tagged_data(*other)) == (one == other)
 
 
 @given(
@@ -202,7 +355,7 @@ def test_a_ciphertext_of_a_possible_length_is_parsed(length: int) -> None:
 def test_different_aad_or_faces_never_give_the_same_authenticated_data(
     one: list[str], other: list[str], face: Face, other_face: Face
 ) -> None:
-    header = header_of(FIRST_VERSION_ID)
+    header = header_of(AES_256_GCM, FIRST_VERSION_ID)
 
     same = authenticated_data(face, KEY, header, encode_aad(one)) == authenticated_data(
         other_face, KEY, header, encode_aad(other)
@@ -213,7 +366,7 @@ def test_different_aad_or_faces_never_give_the_same_authenticated_data(
 
 def test_key_instance_and_version_are_authenticated() -> None:
     seen = {
-        authenticated_data(Face.REST, key, header_of(version), ())
+        authenticated_data(Face.REST, key, header_of(AES_256_GCM, version), ())
         for key in (
             KEY,
             replace(KEY, id=KeyId(KEY.instance_id)),
@@ -227,7 +380,7 @@ def test_key_instance_and_version_are_authenticated() -> None:
 
 def test_a_version_of_another_key_is_rejected_without_an_attempt() -> None:
     case = VECTORS["cases"][0]
-    cipher, root_keys = vector_cipher(case["nonce"])
+    cipher, root_keys = vector_cipher(case)
     key = replace(vector_key(), versions=(KEY.versions[0],))
 
     with pytest.raises(CiphertextRejectedError):
@@ -239,7 +392,7 @@ def test_a_version_of_another_key_is_rejected_without_an_attempt() -> None:
 def test_no_other_version_is_tried_when_the_named_one_fails() -> None:
     """Trying several keys on one ciphertext would make a partition oracle."""
     case = VECTORS["cases"][0]
-    cipher, root_keys = vector_cipher(case["nonce"])
+    cipher, root_keys = vector_cipher(case)
     key = vector_key()
     right, wrong = key.versions[1].wrapped, bytes(32)
     swapped = (

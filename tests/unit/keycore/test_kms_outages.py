@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from keycore.bootstrap import wire
 from keycore.domain.ids import VersionId, new_uuid
 from keycore.domain.keys import Key
-from keycore.domain.providers import Activation, ActivationState
+from keycore.domain.providers import Activation, ActivationState, OutagePolicy
 from keycore.errors import IntegrityError, TokenUnavailableError, UnavailableError
-from keycore.ports import Changes, WrappedKey
-from keycore.service.kms import HEALTHY, PROBE_SECONDS, STALE_SECONDS, KmsProvider, prove
+from keycore.ports import Changes, TokenCondition, WrappedKey
+from keycore.service.kms import HEALTHY, STALE_SECONDS, KmsProvider
+from keycore.service.kms_health import (
+    PROBE_MAX_AGE_SECONDS,
+    PROBE_SECONDS,
+    KmsStatus,
+    SeedsReadable,
+)
+from keycore.service.kms_ledger import prove
 from keycore.service.records import Records
+from keycore.settings import ProviderSettings, Settings
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.fakes.memory_token import InsecureMemoryToken
 from tests.unit.keycore.examples import (
@@ -59,7 +69,7 @@ def assert_serving(kms: KmsProvider, key_id: str, ciphertext: bytes) -> None:
 # --- store -----------------------------------------------------------------------------
 
 
-def test_without_its_store_a_provider_serves_on_and_says_so(
+def test_without_its_store_a_provider_serves_on_in_good_health_and_warns(
     here: FakeInstallation, kms: KmsProvider
 ) -> None:
     ciphertext, key_id = kms.encrypt(APISERVER, SEED)
@@ -69,7 +79,9 @@ def test_without_its_store_a_provider_serves_on_and_says_so(
         later(here, kms, seconds=600)
 
     assert_serving(kms, key_id, ciphertext)
-    assert kms.status().healthz == "the store does not answer"
+    assert kms.status().healthz == HEALTHY
+    assert kms.report().store_fault == "the store does not answer"
+    assert "the store does not answer; what is known already is served on" in kms.warnings()[0]
 
 
 def test_a_store_that_comes_back_heals_the_provider_at_the_next_refresh(
@@ -145,6 +157,94 @@ def test_a_lost_token_reddens_health_and_keeps_the_key_id(
     assert kms.status().healthz == "the token does not answer"
 
 
+def test_a_provider_that_shall_fail_closed_takes_its_key_id_back(here: FakeInstallation) -> None:
+    kms = wire(
+        Settings(
+            state_dir=Path("/nonexistent"),
+            provider=ProviderSettings(node="node-a", outage=OutagePolicy.FAIL_CLOSED),
+        ),
+        here.store,
+        here.token,
+        here.audit,
+        here.clock,
+    ).kms
+    here.core.providers.bind(CALLER, "keyplane", root_key(here).id)
+    kms.refresh()
+    key_id = kms.status().key_id
+    assert key_id
+
+    here.token.lost = True
+    later(here, kms)
+    assert kms.status() == KmsStatus("the token does not answer", "")
+
+    here.token.lost = False
+    later(here, kms)
+    assert kms.status() == KmsStatus(HEALTHY, key_id)
+
+
+@pytest.mark.parametrize("policy", OutagePolicy)
+def test_a_store_that_is_away_is_no_outage(here: FakeInstallation, policy: OutagePolicy) -> None:
+    provider = ProviderSettings(node="node-a", outage=policy)
+    settings = Settings(state_dir=Path("/nonexistent"), provider=provider)
+    kms = wire(settings, here.store, here.token, here.audit, here.clock).kms
+    here.core.providers.bind(CALLER, "keyplane", root_key(here).id)
+    kms.refresh()
+    key_id = kms.status().key_id
+
+    here.store.lost = True
+    later(here, kms, seconds=600)
+
+    assert kms.status() == KmsStatus(HEALTHY, key_id)
+
+
+def test_what_the_token_itself_says_of_its_condition_shows_at_once(
+    here: FakeInstallation, kms: KmsProvider
+) -> None:
+    here.token.current = TokenCondition("a call hangs", stalled_seconds=3.0)
+
+    assert kms.status().healthz == "a call hangs"
+
+
+def test_a_failed_proof_is_repeated_at_once_and_not_after_five_seconds(
+    here: FakeInstallation, kms: KmsProvider
+) -> None:
+    here.token.lost = True
+    later(here, kms)
+    here.token.lost = False
+
+    later(here, kms, seconds=0.5)
+
+    assert kms.status().healthz == HEALTHY
+
+
+def test_during_an_outage_it_is_told_how_long_api_servers_read_on(
+    here: FakeInstallation, kms: KmsProvider
+) -> None:
+    """They keep a seed for 24 hours after they have had it decrypted."""
+    kms.encrypt(APISERVER, SEED)
+    here.clock.advance(seconds=3600)
+    kms.encrypt(APISERVER, SEED)
+    kms.prove()
+    assert kms.report().seeds_readable is None
+
+    here.token.lost = True
+    later(here, kms)
+
+    readable = kms.report().seeds_readable
+    assert readable is not None
+    assert readable.first_seconds == pytest.approx(23 * 3600, abs=90)
+    assert readable.last_seconds == pytest.approx(24 * 3600, abs=90)
+    assert any("for 23 hours more, the last for 24" in warning for warning in kms.warnings())
+
+    later(here, kms, seconds=23 * 3600 + 600)
+    readable = kms.report().seeds_readable
+    assert readable is not None
+    assert readable.first_seconds == readable.last_seconds
+
+    later(here, kms, seconds=24 * 3600)
+    assert kms.report().seeds_readable == SeedsReadable(0.0, 0.0)
+
+
 def test_a_token_that_comes_back_heals_the_provider(
     here: FakeInstallation, kms: KmsProvider
 ) -> None:
@@ -217,12 +317,12 @@ def test_a_call_that_never_comes_back_turns_health_red(
 ) -> None:
     """A hanging HSM raises nothing, so only the silence tells."""
     key_id = kms.status().key_id
-    here.clock.advance(seconds=STALE_SECONDS)
+    here.clock.advance(seconds=PROBE_MAX_AGE_SECONDS)
     assert kms.status().healthz == HEALTHY
 
     here.clock.advance(seconds=0.1)
 
-    assert "have not answered for more than 20 seconds" in kms.status().healthz
+    assert "has not proved the key for more than 20 seconds" in kms.status().healthz
     assert kms.status().key_id == key_id
     kms.refresh()
     assert kms.status().healthz == HEALTHY
@@ -230,9 +330,20 @@ def test_a_call_that_never_comes_back_turns_health_red(
 
 def test_an_unbound_provider_that_hangs_tells_of_the_silence_too(here: FakeInstallation) -> None:
     here.core.kms.refresh()
-    here.clock.advance(seconds=STALE_SECONDS + 1)
+    here.clock.advance(seconds=PROBE_MAX_AGE_SECONDS + 1)
 
-    assert "have not answered" in here.core.kms.status().healthz
+    assert "has not proved the key" in here.core.kms.status().healthz
+
+
+def test_a_store_that_never_comes_back_is_told_and_stops_nothing(
+    here: FakeInstallation, kms: KmsProvider
+) -> None:
+    """A hanging disk raises nothing either, and the key is proved beside it."""
+    here.clock.advance(seconds=STALE_SECONDS + 1)
+    kms.prove()
+
+    assert kms.status().healthz == HEALTHY
+    assert "the store has not answered" in kms.report().store_fault
 
 
 # --- records ---------------------------------------------------------------------------

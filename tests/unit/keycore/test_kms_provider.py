@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keycore.domain.envelope import OVERHEAD_BYTES, Face
+from keycore.domain.envelope import AES_256_GCM, Face
 from keycore.domain.ids import new_uuid, uuid_bytes
 from keycore.domain.keys import Key
 from keycore.errors import (
@@ -20,11 +20,10 @@ from keycore.service.cipher import EnvelopeCipher
 from keycore.service.kms import (
     CIPHERTEXT_BYTES_MAX,
     HEALTHY,
-    KMS_USES_AHEAD,
-    PLAINTEXT_BYTES_MAX,
     KmsProvider,
     KmsStatus,
 )
+from keycore.service.kms_ledger import KMS_USES_AHEAD
 from keycore.service.use_budget import RESERVED_MAX, UseBudget
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycore.examples import (
@@ -36,6 +35,8 @@ from tests.unit.keycore.examples import (
 )
 
 # --- Status ------------------------------------------------------------------------
+
+PLAINTEXT_BYTES_MAX = AES_256_GCM.plaintext_bytes_max(CIPHERTEXT_BYTES_MAX)
 
 
 def test_status_reports_the_active_activation_as_healthy(
@@ -132,7 +133,7 @@ def test_the_longest_plaintext_fits_what_the_api_server_takes(kms: KmsProvider) 
     ciphertext, key_id = kms.encrypt(APISERVER, bytes(PLAINTEXT_BYTES_MAX))
 
     assert len(ciphertext) == CIPHERTEXT_BYTES_MAX == 1024
-    assert PLAINTEXT_BYTES_MAX == 1024 - OVERHEAD_BYTES == 978
+    assert PLAINTEXT_BYTES_MAX == 978
     assert kms.decrypt(APISERVER, ciphertext, key_id) == bytes(PLAINTEXT_BYTES_MAX)
 
 

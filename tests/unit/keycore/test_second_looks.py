@@ -128,10 +128,10 @@ def test_the_expiry_of_a_bound_key_warns_and_does_not_touch_health(
         CALLER, key.id, replace(Edits(), expires_at=here.clock.now() + timedelta(days=1))
     )
     here.core.kms.refresh()
-    assert here.core.kms.warning() == ""
+    assert here.core.kms.warnings() == []
 
     here.clock.advance(days=1)
     here.core.kms.refresh()
 
-    assert key.id in here.core.kms.warning()
+    assert key.id in here.core.kms.warnings()[0]
     assert here.core.kms.status().healthz == "ok"

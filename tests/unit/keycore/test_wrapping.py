@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keycore.domain.envelope import OVERHEAD_BYTES, PLAINTEXT_BYTES_MAX, Face, parse
+from keycore.domain.envelope import AES_256_GCM, PLAINTEXT_BYTES_MAX, Face, parse
 from keycore.domain.ids import KeyId, VersionId, new_uuid, uuid_bytes
 from keycore.domain.keys import Key, KeyVersion, VersionState, with_new_version
 from keycore.errors import (
@@ -75,7 +75,7 @@ def test_what_was_wrapped_is_unwrapped_under_the_same_aad(data: bytes, aad: list
 
     assert unwrap(here, key, wrapped.ciphertext, aad) == Unwrapped(data, key.current, None)
     assert wrapped == Wrapped(wrapped.ciphertext, key.current, None)
-    assert len(wrapped.ciphertext) == len(data) + OVERHEAD_BYTES
+    assert len(wrapped.ciphertext) == AES_256_GCM.ciphertext_bytes(len(data))
 
 
 def test_the_longest_plaintext_is_wrapped(here: FakeInstallation) -> None:
@@ -200,7 +200,7 @@ def test_a_truncated_ciphertext_is_refused(here: FakeInstallation) -> None:
 
     for length in range(len(ciphertext)):
         error = refusal(here, key, ciphertext[:length])
-        if length <= OVERHEAD_BYTES:
+        if not AES_256_GCM.is_ciphertext_length(length):
             assert type(error) is CiphertextMalformedError, length
         else:
             assert_rejected(error)

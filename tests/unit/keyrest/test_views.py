@@ -17,7 +17,7 @@ from keyrest.views import KeyViews
 from tests.fakes.fixed_clock import FixedClock
 from tests.unit.keycore.examples import FIRST_VERSION_ID, INSTANCE_ID, KEY, KEY_ID
 
-SHOWN = KeyViews(FixedClock(), "mycluster")
+SHOWN = KeyViews(FixedClock(), "mycluster", mode="GCM")
 """Shows keys at noon on 1 March 2030, when the example key has expired."""
 
 LIVE = replace(
