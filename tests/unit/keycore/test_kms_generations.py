@@ -112,6 +112,18 @@ class Generations(RuleBasedStateMachine):
         self.nodes[name].core.kms.refresh()
         self.nodes[name].poll()
 
+    @rule()
+    def refresh_all(self) -> None:
+        """Let some time pass."""
+        for name in NODES:
+            self.refresh(name)
+
+    @rule(name=st.sampled_from(NODES))
+    def restart_alone(self, name: str) -> None:
+        """Restart a provider whose store is away."""
+        self.cut(name)
+        self.restart(name)
+
     @rule(name=st.sampled_from(NODES))
     def cut(self, name: str) -> None:
         """Take the store away from one node."""
@@ -162,4 +174,4 @@ class Generations(RuleBasedStateMachine):
 
 
 TestGenerations = Generations.TestCase
-TestGenerations.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestGenerations.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
