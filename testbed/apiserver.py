@@ -1,5 +1,7 @@
 """One kube-apiserver on the loopback address."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -120,9 +122,27 @@ class ApiServer:
         Raises:
             OSError: It cannot be reached.
         """
-        headers = {"Authorization": f"Bearer {self._token}"}
-        status, body = request(f"{self.url}{path}", headers=headers, ca=self.ca)
-        return status, body.decode()
+        return self._request(path, None)
+
+    def post(self, path: str, document: Mapping[str, object]) -> tuple[int, str]:
+        """Send a document as the administrator.
+
+        Args:
+            path: Such as `/api/v1/namespaces/default/secrets`.
+            document: What to create, as JSON.
+
+        Returns:
+            The status code and the body.
+
+        Raises:
+            OSError: It cannot be reached.
+        """
+        return self._request(path, json.dumps(document).encode())
+
+    def _request(self, path: str, body: bytes | None) -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        status, answer = request(f"{self.url}{path}", body=body, headers=headers, ca=self.ca)
+        return status, answer.decode()
 
     def _is_serving(self, until: Readiness) -> bool:
         # The namespace is made in the background after the start; what a test

@@ -9,16 +9,19 @@ from typing import Any, Final
 
 from testbed.downloads import cache_directory
 from testbed.errors import CommandFailedError
+from testbed.loopback import HOST, free_port
 from testbed.processes import ChildProcess
 
 _COMMAND_SECONDS_MAX: Final = 120.0
 
 _CONFIGURATION = """\
-state_dir = "{directory}/state"
+state_dir = "{state}"
 
 [provider]
 socket = "{directory}/run/kms.sock"
 node = "{node}"
+outage = "{outage}"
+health_address = "{health}"
 
 [operator]
 kubeconfig = "{kubeconfig}"
@@ -42,7 +45,14 @@ class KeyplaneInstallation:
     """State, configuration and faces of one node, as an administrator has them."""
 
     def __init__(
-        self, directory: Path, kubeconfig: Path, *, node: str = "demo-node", resync: str = "PT5S"
+        self,
+        directory: Path,
+        kubeconfig: Path,
+        *,
+        node: str = "demo-node",
+        resync: str = "PT5S",
+        outage: str = "Coast",
+        beside: "KeyplaneInstallation | None" = None,
     ) -> None:
         """Write the configuration file, without starting anything.
 
@@ -52,13 +62,25 @@ class KeyplaneInstallation:
             kubeconfig: What the operator will use; it need not exist yet.
             node: This node's name among the provider's nodes.
             resync: How often the operator looks at every Key, as ISO 8601.
+            outage: What the provider does while the token is away.
+            beside: Another node, whose store and token this one uses as well; socket
+                and keyring are its own. None makes a first node.
         """
         self.directory = directory
         self.config = directory / "keyplane.toml"
         self.socket = directory / "run" / "kms.sock"
+        self.state: Path = beside.state if beside else directory / "state"
+        self.health = f"http://{HOST}:{free_port()}"
+        """Where the provider answers `/metrics`, `/livez` and `/readyz`."""
         self.config.write_text(
             _CONFIGURATION.format(
-                directory=directory, kubeconfig=kubeconfig, node=node, resync=resync
+                directory=directory,
+                state=self.state,
+                kubeconfig=kubeconfig,
+                node=node,
+                resync=resync,
+                outage=outage,
+                health=self.health.removeprefix("http://"),
             ),
             encoding="utf-8",
         )
@@ -85,12 +107,12 @@ class KeyplaneInstallation:
     @property
     def rest_ca(self) -> Path:
         """The certificate that the REST face makes for itself; its own authority."""
-        return self.directory / "state" / "tls" / "tls.crt"
+        return self.state / "tls" / "tls.crt"
 
     @property
     def policy(self) -> Path:
         """Who may do what through REST."""
-        return self.directory / "state" / "policy.toml"
+        return self.state / "policy.toml"
 
     def run(self, *arguments: str) -> str:
         """Run one command and return what it wrote to standard output.

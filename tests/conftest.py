@@ -17,7 +17,9 @@ from keycore.adapters.sql_store import SqlStore
 from keycore.bootstrap import open_token
 from keycore.initialise import initialise
 from keycore.service.caller import Caller
-from keycore.settings import Settings
+from keycore.settings import Settings, TokenSettings
+from testbed.opencryptoki import LABEL, OpenCryptoki, obstacle
+from tests.skipping import cannot_run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,6 +45,34 @@ def softhsm_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def softhsm_token(softhsm_settings: Settings) -> Iterator[Pkcs11Token]:
     """The one logged-in SoftHSM2 token of the test process."""
     token = open_token(softhsm_settings)
+    yield token
+    token.close()
+
+
+@pytest.fixture(scope="module")
+def opencryptoki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenCryptoki]:
+    """A new token of openCryptoki, for one module of tests: the machine has but one."""
+    if reason := obstacle():
+        cannot_run(reason)
+    with OpenCryptoki(tmp_path_factory.mktemp("opencryptoki")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def opencryptoki_settings(
+    opencryptoki: OpenCryptoki, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """Settings of an initialised installation on openCryptoki."""
+    token = TokenSettings(module=opencryptoki.module, label=LABEL, pin_file=opencryptoki.pin_file)
+    settings = Settings(state_dir=tmp_path_factory.mktemp("state") / "state", token=token)
+    initialise(settings, Caller("cli", "tests"))
+    return settings
+
+
+@pytest.fixture(scope="module")
+def opencryptoki_token(opencryptoki_settings: Settings) -> Iterator[Pkcs11Token]:
+    """The logged-in openCryptoki token of the test process."""
+    token = open_token(opencryptoki_settings)
     yield token
     token.close()
 

@@ -15,7 +15,7 @@ INTERVAL_SECONDS = 0.5
 
 
 class Upkeep(Repeating):
-    """Refreshes the provider twice a second, in a thread of its own while entered."""
+    """Keeps the provider's ledger fresh, in a thread of its own while entered."""
 
     def __init__(
         self, provider: KmsProvider, *, interval_seconds: float = INTERVAL_SECONDS
@@ -24,24 +24,14 @@ class Upkeep(Repeating):
         super().__init__(interval_seconds)
         self._provider = provider
         self._known = provider.outlook()
-        self._warned = ""
-        self._failure = ""
+        self._warned: list[str] = []
+        self._failures = FailureLog("refreshing failed unexpectedly")
 
     def run_once(self) -> None:
         """Refresh now. Nothing that goes wrong ends here: serving goes on."""
-        try:
-            self._provider.refresh()
-        except Exception as error:  # noqa: BLE001 - without upkeep nobody would see a rotation.
-            self._log_failure(error)
-        else:
-            self._failure = ""
+        with self._failures:
+            self._provider.refresh_ledger()
         self._log_changes()
-
-    def _log_failure(self, error: Exception) -> None:
-        # The same one is told once, not twice a second.
-        if repr(error) != self._failure:
-            _log.error("refreshing failed unexpectedly", exc_info=error)
-        self._failure = repr(error)
 
     def _log_changes(self) -> None:
         known, self._known = self._known, self._provider.outlook()
@@ -50,6 +40,50 @@ class Upkeep(Repeating):
         if self._known.healthz != known.healthz:
             log = _log.info if self._known.healthz == HEALTHY else _log.warning
             log("health changed", healthz=self._known.healthz)
-        warned, self._warned = self._warned, self._provider.warning()
-        if self._warned not in ("", warned):
-            _log.warning("the key needs attention", warning=self._warned)
+        warned, self._warned = self._warned, self._provider.warnings()
+        for warning in self._warned:
+            if warning not in warned:
+                _log.warning("needs attention", warning=warning)
+
+
+class Proving(Repeating):
+    """Proves the provider's write key again and again, in a thread of its own.
+
+    Not in that of :class:`Upkeep`: a token that hangs must not keep the ledger from
+    being read, nor a busy store a proof from being made.
+    """
+
+    def __init__(
+        self, provider: KmsProvider, *, interval_seconds: float = INTERVAL_SECONDS
+    ) -> None:
+        """Prove the key of ``provider``."""
+        super().__init__(interval_seconds)
+        self._provider = provider
+        self._failures = FailureLog("proving the key failed unexpectedly")
+
+    def run_once(self) -> None:
+        """Prove now, if it is time. Nothing that goes wrong ends here."""
+        with self._failures:
+            self._provider.prove()
+
+
+class FailureLog:
+    """Logs what escapes from a block, once for the same failure in a row."""
+
+    def __init__(self, event: str) -> None:
+        """Log it as ``event``."""
+        self._event = event
+        self._failure = ""
+
+    def __enter__(self) -> None:
+        """Begin a try."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> bool:
+        """Log a failure that is not the last one's, and let the thread go on."""
+        failure = repr(error) if error else ""
+        if isinstance(error, Exception) and failure != self._failure:
+            _log.error(self._event, exc_info=error)
+        self._failure = failure
+        return isinstance(error, Exception)

@@ -4,15 +4,21 @@ The binaries are found or built before the first test, not inside one: a build
 takes minutes, must be seen, and must not count against a test's timeout.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
+from keycore.domain.providers import OutagePolicy
 from testbed.binaries import Binaries, find_or_build
 from testbed.cluster import Cluster
 from testbed.errors import ControlPlaneError
+from tests.e2e.generations_site import GenerationsSite, GenerationsStory
+from tests.e2e.outage_site import OutageSite, OutageStory
 
 _OUTCOME = pytest.StashKey[Binaries | ControlPlaneError]()
 
@@ -36,6 +42,62 @@ def binaries(request: pytest.FixtureRequest) -> Binaries:
     if isinstance(outcome, ControlPlaneError):
         pytest.fail(str(outcome), pytrace=False)
     return outcome
+
+
+_Sites = Mapping[str, Callable[[Path, Binaries], Any]]
+
+_SITES: _Sites = {
+    "coast": lambda here, binaries: OutageSite(here, binaries, OutagePolicy.COAST).live(),
+    "fail_closed": lambda here, binaries: OutageSite(
+        here, binaries, OutagePolicy.FAIL_CLOSED
+    ).live(),
+    "generations": lambda here, binaries: GenerationsSite(here, binaries).live(),
+}
+"""Stories that take minutes of waiting each, by the fixture that returns them."""
+
+
+@pytest.fixture(scope="session")
+def stories(
+    request: pytest.FixtureRequest, binaries: Binaries
+) -> Iterator[Mapping[str, Future[Any]]]:
+    """The stories that the collected tests ask for, lived through side by side."""
+    asked_for = {name for item in request.session.items for name in _asked_for(item)}
+    wanted = asked_for & _SITES.keys()
+    with ThreadPoolExecutor(len(_SITES)) as threads:
+        yield {name: threads.submit(_story, name, binaries) for name in wanted}
+
+
+def _asked_for(item: pytest.Item) -> list[str]:
+    """Return the names of a test's fixtures, and its parameters, which may name more."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return [*getattr(item, "fixturenames", ()), *filter(lambda p: isinstance(p, str), parameters)]
+
+
+def _story(name: str, binaries: Binaries) -> Any:
+    # A short path: a unix socket lies in it.
+    with TemporaryDirectory(prefix="keyplane-") as directory:
+        return _SITES[name](Path(directory), binaries)
+
+
+@pytest.fixture(scope="session")
+def coast(stories: Mapping[str, Future[Any]]) -> OutageStory:
+    """What happened at a site that coasts through an outage of its token."""
+    story: OutageStory = stories["coast"].result()
+    return story
+
+
+@pytest.fixture(scope="session")
+def fail_closed(stories: Mapping[str, Future[Any]]) -> OutageStory:
+    """What happened at a site that fails closed in an outage of its token."""
+    story: OutageStory = stories["fail_closed"].result()
+    return story
+
+
+@pytest.fixture(scope="session")
+def generations(stories: Mapping[str, Future[Any]]) -> GenerationsStory:
+    """What happened at a site with two nodes and several rotations."""
+    story: GenerationsStory = stories["generations"].result()
+    return story
 
 
 @pytest.fixture

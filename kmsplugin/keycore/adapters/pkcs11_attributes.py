@@ -1,4 +1,4 @@
-"""Attribute templates for the three token objects and for root keys in use.
+"""Attribute templates for the token objects and for root keys in use.
 
 The order of entries matters to SoftHSM, and python-pkcs11 keeps the order of a
 dict: MODIFIABLE=False must come last, because each attribute is applied in turn
@@ -30,11 +30,19 @@ LOCKED: Final[Template] = {
     Attribute.COPYABLE: False,
     Attribute.MODIFIABLE: False,
 }
-"""For the three token objects. Without the last two, a PIN holder could give the
+"""For the token objects. Without the last two, a PIN holder could give the
 master key the right to decrypt, or copy it with that right."""
 
 IN_USE: Final[Template] = LOCKED
 """For a root key unwrapped into a session object; capabilities are passed apart."""
+
+HIDDEN: Final[Template] = {
+    Attribute.PRIVATE: True,
+    Attribute.SENSITIVE: True,
+    Attribute.EXTRACTABLE: False,
+}
+"""For a root key unwrapped by a token that may know neither CKA_COPYABLE nor the other two
+at unwrap; so MODIFIABLE stays, and what was passed over is set afterwards."""
 
 IN_TRANSIT: Final[Template] = {
     Attribute.PRIVATE: True,
@@ -42,6 +50,13 @@ IN_TRANSIT: Final[Template] = {
     Attribute.EXTRACTABLE: True,
 }
 """For a root key between its making and its wrapping: no capability, a few microseconds."""
+
+THIEF: Final[tuple[Template, ...]] = (
+    {Attribute.PRIVATE: True, Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True},
+    {Attribute.PRIVATE: True, Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: True},
+    {Attribute.PRIVATE: True},
+)
+"""What a thief with PIN and store would unwrap a root key with."""
 
 UNWRAP_TEMPLATE: Final[Template] = {
     Attribute.CLASS: ObjectClass.SECRET_KEY,

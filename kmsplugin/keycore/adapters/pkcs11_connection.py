@@ -21,7 +21,7 @@ from keycore.adapters.pkcs11_profile import (
     make_object,
     sign,
 )
-from keycore.adapters.pkcs11_profiles import profile_for, profile_of
+from keycore.adapters.pkcs11_profiles import profile_for, profile_in, profile_of
 from keycore.errors import TokenSetupError
 
 _CANARY_TEXT = b"keyplane/canary/1"
@@ -86,12 +86,17 @@ class Connection:
             wanted: ``token.profile`` of the settings.
 
         Raises:
-            TokenSetupError: a mechanism is missing, or an object of that label is weaker
-                than it must be.
+            TokenSetupError: a mechanism is missing, the token has another profile
+                already, or an object of that label is weaker than it must be.
             TokenUnavailableError: the token does not answer.
         """
-        with self.guard, pkcs11_errors("list its mechanisms"):
-            profile = profile_for(self.token.slot.get_mechanisms(), wanted)
+        with self.guard, pkcs11_errors("list its mechanisms and objects"):
+            offered = self.token.slot.get_mechanisms()
+            begun = profile_in(self.anchor)
+            profile = profile_for(offered, wanted, begun)
+        if begun is None:
+            with self.guard, pkcs11_errors(f"do what the profile {profile.name} needs"):
+                profile.rehearse(self.anchor)
         for label, plan in profile.plans.items():
             with self.guard, pkcs11_errors(f"make the object {label}"):
                 if not labelled(self.anchor, label):

@@ -26,8 +26,8 @@ from keycore.adapters.pkcs11_attributes import IN_USE, LOCKED
 from keycore.adapters.pkcs11_connection import Connection, TokenPlace
 from keycore.adapters.pkcs11_errors import pkcs11_errors
 from keycore.adapters.pkcs11_module import Pkcs11Module, serial_of
-from keycore.adapters.pkcs11_profile import ObjectPlan, Profile, is_signed, labelled
-from keycore.adapters.pkcs11_profiles import profile_for, profile_of
+from keycore.adapters.pkcs11_profile import Login, ObjectPlan, Profile, is_signed, labelled
+from keycore.adapters.pkcs11_profiles import profile_for, profile_in, profile_of
 from keycore.adapters.softhsm import use_copied_configuration
 from keycore.domain.envelope import IV_BYTES, NONCE_BYTES, TAG_BYTES
 from keycore.errors import CiphertextRejectedError, KeyplaneError
@@ -82,19 +82,20 @@ class TokenExaminer:
             "flags": [flag.name for flag in TokenFlag if flag in self._token.flags],
         }
 
-    def mechanisms(self) -> Facts:
-        """Choose the profile by what the token offers."""
-        with self._module.guard, pkcs11_errors("list its mechanisms"):
-            offered = set(self._token.slot.get_mechanisms())
-        profile = profile_for(offered, self._place["profile"] or "")
-        return {"profile": profile.name, "needed": len(profile.mechanisms), "all": len(offered)}
-
     def login(self) -> Facts:
         """Log in once; a refusal is remembered, as everywhere."""
         place = TokenPlace(self._token.label, serial_of(self._token))
         file = PinFile(Path(self._place["pin_file"] or ""), Path(self._place["marker"] or ""))
         self._connection = Connection(self._module, place, file)
         return {}
+
+    def mechanisms(self) -> Facts:
+        """Find out the profile, and whether the token offers all that it needs."""
+        wanted = self._place["profile"] or ""
+        with self._module.guard, pkcs11_errors("list its mechanisms and objects"):
+            offered = set(self._token.slot.get_mechanisms())
+            profile = profile_for(offered, wanted, profile_in(self._connection.anchor))
+        return {"profile": profile.name, "needed": len(profile.mechanisms), "all": len(offered)}
 
     def objects(self) -> Facts:
         """Read the attributes of the objects that ``init`` has made."""
@@ -110,7 +111,7 @@ class TokenExaminer:
     def open(self) -> Facts:
         """Open the objects as a process does at its start."""
         self._connection.identify(self._place["profile"] or "")
-        self._login = self._connection.new_login()
+        self._opened: Login | None = self._connection.new_login()
         return {"profile": self._profile.name}
 
     def guarantee(self) -> Facts:
@@ -160,10 +161,20 @@ class TokenExaminer:
         with self._module.guard, pkcs11_errors("verify a record"):
             return {"verified": is_signed(self._login, bytes.fromhex(data), bytes.fromhex(mac))}
 
+    def begin_anew(self) -> None:
+        """Use no session any more in which a call has failed; an operation may be left in it."""
+        self._opened = None
+
     def close(self) -> None:
         """Log out, if anybody has logged in."""
         if hasattr(self, "_connection"):
             self._connection.close()
+
+    @property
+    def _login(self) -> Login:
+        if self._opened is None:
+            self._opened = self._connection.new_login()
+        return self._opened
 
     @property
     def _profile(self) -> Profile:
@@ -175,8 +186,8 @@ QUESTIONS: Final[Mapping[str, Callable[..., Facts]]] = {
     for method in (
         TokenExaminer.module,
         TokenExaminer.token,
-        TokenExaminer.mechanisms,
         TokenExaminer.login,
+        TokenExaminer.mechanisms,
         TokenExaminer.objects,
         TokenExaminer.open,
         TokenExaminer.guarantee,
@@ -208,12 +219,21 @@ def _answer(examiner: TokenExaminer, request: Facts) -> Facts:
     try:
         return {"answer": question(examiner, **request)}
     except KeyplaneError as error:
+        examiner.begin_anew()
         return {"error": error.code, "message": error.message, "hint": error.hint}
+    except Exception as error:  # noqa: BLE001 - the one that asks goes on with other checks.
+        return {
+            "error": "internal",
+            "message": f"keyplane met a fault of its own ({type(error).__name__})",
+            "hint": "report it, together with the module and its version",
+        }
 
 
 def _attributes(key: Any, plan: ObjectPlan) -> Facts:
     """Return each attribute as it is and as it should be; ``None`` where it cannot be read."""
     wanted: dict[Attribute, bool] = dict(LOCKED)
+    if plan.may_be_copyable:
+        del wanted[Attribute.COPYABLE]
     for attribute, capability in _CAPABILITIES.items():
         wanted[attribute] = bool(plan.capabilities & capability)
     return {

@@ -17,10 +17,13 @@ from keycore.adapters.pkcs11_profile import (
     SEALING,
     Login,
     ObjectPlan,
+    destroy_object,
+    hands_out_readable,
+    require_unreadable,
     sign,
 )
 from keycore.domain.envelope import AES_256_GCM, NONCE_BYTES, TAG_BYTES
-from keycore.errors import CiphertextRejectedError, TokenSetupError, TokenUnavailableError
+from keycore.errors import CiphertextRejectedError, TokenUnavailableError
 
 _CIPHER: Final = MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT
 
@@ -54,6 +57,9 @@ class GcmProfile:
         RECORD_MAC: RECORD_MAC_PLAN,
     }
 
+    def rehearse(self, session: pkcs11.Session) -> None:
+        """Do nothing: each of the mechanisms is good for one thing only."""
+
     def generate(self, login: Login) -> bytes:
         """Make an AES-256 key inside the token and return it wrapped."""
         key = login.session.generate_key(
@@ -85,23 +91,16 @@ class GcmProfile:
             TokenSetupError: the token would make it readable.
         """
         key = _unwrap(login, blob, _CIPHER, attributes.IN_USE)
-        # Some modules ignore these two at unwrap and say nothing, so they are read back.
-        read = key.get_attributes([Attribute.SENSITIVE, Attribute.EXTRACTABLE])
-        if not read[Attribute.SENSITIVE] or read[Attribute.EXTRACTABLE]:
-            key.destroy()
-            raise TokenSetupError(
-                "the token makes unwrapped keys readable",
-                hint="this token cannot protect root keys; use another one",
-            )
+        try:
+            require_unreadable(key)
+        except BaseException:
+            destroy_object(key)
+            raise
         return key
 
     def destroy(self, working: Any) -> None:
         """Destroy a working copy, or what the token has left of it."""
-        try:
-            working.destroy()
-        except pkcs11.PKCS11Error:
-            # The token has lost the object or is gone; either way it is not usable.
-            return
+        destroy_object(working)
 
     def encrypt(self, login: Login, working: Any, plaintext: bytes, aad: bytes) -> bytes:
         """Return nonce, ciphertext and tag."""
@@ -153,13 +152,9 @@ class GcmProfile:
     def refuses_readable_unwrap(self, login: Login) -> bool:
         """Try what a thief with PIN and store would try; tell whether the token refuses it."""
         blob = self.generate(login)
-        readable = {**attributes.IN_TRANSIT, Attribute.SENSITIVE: False}
-        try:
-            stolen = _unwrap(login, blob, attributes.NO_CAPABILITIES, readable)
-        except pkcs11.PKCS11Error:
-            return True
-        self.destroy(stolen)
-        return False
+        return not hands_out_readable(
+            lambda template: _unwrap(login, blob, attributes.NO_CAPABILITIES, template)
+        )
 
 
 def _wrap_and_destroy(login: Login, key: Any) -> bytes:

@@ -7,7 +7,8 @@ token maps and heals.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,11 +26,17 @@ RECORD_MAC = "keyplane-record-mac"
 
 @dataclass(frozen=True, slots=True)
 class ObjectPlan:
-    """How one token object is made; ``template`` comes before what locks every object."""
+    """How one token object is made; ``template`` comes before what locks every object.
+
+    Attributes:
+        may_be_copyable: a token that does not know CKA_COPYABLE will do, although the
+            PIN holder can then copy the object with other rights.
+    """
 
     key_type: KeyType
     capabilities: MechanismFlag
     template: attributes.Template
+    may_be_copyable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,14 @@ class Profile(Protocol):
     def plans(self) -> Mapping[str, ObjectPlan]:
         """The token objects of an installation, by label."""
 
+    def rehearse(self, session: pkcs11.Session) -> None:
+        """Find out, before ``init`` makes anything, what the list of mechanisms leaves open.
+
+        Raises:
+            TokenSetupError: the token would make root keys readable.
+            TokenUnavailableError: the token decrypts wrongly.
+        """
+
     def generate(self, login: Login) -> bytes:
         """Make a root key inside the token and return it wrapped."""
 
@@ -73,6 +88,7 @@ class Profile(Protocol):
         """Unwrap a root key into session objects that can only encrypt and decrypt.
 
         Raises:
+            IntegrityError: the token did not make ``blob``, as far as the profile can tell.
             TokenSetupError: the token would make them readable.
         """
 
@@ -129,14 +145,20 @@ def make_object(session: pkcs11.Session, label: str, plan: ObjectPlan) -> None:
         label: which object.
         plan: how it is made.
     """
-    session.generate_key(
-        plan.key_type,
-        attributes.KEY_BITS,
-        label=label,
-        store=True,
-        capabilities=plan.capabilities,
-        template={**plan.template, **attributes.LOCKED},
-    )
+    _generate(session, label, plan, store=True)
+
+
+@contextmanager
+def rehearsed(session: pkcs11.Session, profile: Profile) -> Iterator[Login]:
+    """Give the block a login with session objects in the place of the token objects."""
+    objects: dict[str, Any] = {}
+    try:
+        for label, plan in profile.plans.items():
+            objects[label] = _generate(session, label, plan, store=False)
+        yield Login(session, objects)
+    finally:
+        for made in objects.values():
+            destroy_object(made)
 
 
 def find_objects(session: pkcs11.Session, profile: Profile) -> Login:
@@ -156,6 +178,81 @@ def labelled(session: pkcs11.Session, label: str) -> list[Any]:
         Attribute.LABEL: label,
     }
     return list(session.get_objects(template))
+
+
+def require_unreadable(key: Any) -> None:
+    """Read back what keeps an unwrapped key inside; some modules pass over it in silence.
+
+    Raises:
+        TokenSetupError: the key can be read.
+    """
+    if is_readable(key):
+        raise TokenSetupError(
+            "the token makes unwrapped keys readable",
+            hint="this token cannot protect root keys; use another one",
+        )
+
+
+def is_readable(key: Any) -> bool:
+    """Tell whether the value of a key can be read, or wrapped for somebody else."""
+    read = key.get_attributes([Attribute.SENSITIVE, Attribute.EXTRACTABLE])
+    return not read[Attribute.SENSITIVE] or bool(read[Attribute.EXTRACTABLE])
+
+
+def hands_out_readable(unwrap: Callable[[attributes.Template], Any]) -> bool:
+    """Tell whether a stored key can be had readable from the token, in one way or another.
+
+    A token that refuses to be asked for it may still do it when it is not asked.
+
+    Args:
+        unwrap: unwraps a stored key by a template.
+    """
+    for template in attributes.THIEF:
+        try:
+            stolen = unwrap(template)
+        except pkcs11.PKCS11Error:
+            continue
+        try:
+            if is_readable(stolen):
+                return True
+        finally:
+            destroy_object(stolen)
+    return False
+
+
+def destroy_object(key: Any) -> None:
+    """Destroy an object that the token may have lost already."""
+    with suppress(pkcs11.PKCS11Error):
+        key.destroy()
+
+
+def _generate(session: pkcs11.Session, label: str, plan: ObjectPlan, *, store: bool) -> Any:
+    locked = {**plan.template, **attributes.LOCKED}
+    try:
+        return _generate_from(session, label, plan, locked, store=store)
+    except pkcs11.AttributeTypeInvalid:
+        if not plan.may_be_copyable:
+            raise
+    del locked[Attribute.COPYABLE]
+    return _generate_from(session, label, plan, locked, store=store)
+
+
+def _generate_from(
+    session: pkcs11.Session,
+    label: str,
+    plan: ObjectPlan,
+    template: attributes.Template,
+    *,
+    store: bool,
+) -> Any:
+    return session.generate_key(
+        plan.key_type,
+        attributes.KEY_BITS,
+        label=label,
+        store=store,
+        capabilities=plan.capabilities,
+        template=template,
+    )
 
 
 def _find(session: pkcs11.Session, label: str) -> Any:

@@ -18,7 +18,7 @@ from keycore.service.records import Records
 from keycore.settings import Settings
 
 
-@dataclass
+@dataclass(repr=False)
 class Examination:
     """One look at one node. A check reads only what the checks that it needs have set.
 

@@ -80,9 +80,23 @@ def fault(what: str, advice: str = "") -> Verdict:
     return Verdict(Outcome.FAULT, what, advice)
 
 
+def skipped(needed: str) -> Verdict:
+    """Return the verdict that a check could not look, for want of what is named."""
+    return Verdict(Outcome.SKIPPED, f"needs: {needed}")
+
+
 def refusal(error: KeyplaneError) -> Verdict:
     """Return an error of the core as a fault."""
     return fault(error.message, error.hint)
+
+
+class CannotLookError(Exception):
+    """Raised by a check that could not look because of a fault that another check has told."""
+
+    def __init__(self, reason: str) -> None:
+        """Keep what was needed."""
+        super().__init__(reason)
+        self.reason = reason
 
 
 def examine(
@@ -102,7 +116,7 @@ def examine(
     for check in checks:
         missing = [name for name in check.needs if name in failed]
         if missing:
-            verdicts = [Verdict(Outcome.SKIPPED, f"needs: {', '.join(missing)}")]
+            verdicts = [skipped(", ".join(missing))]
         else:
             announce(check.name)
             verdicts = _verdicts(check, subject)
@@ -115,6 +129,8 @@ def examine(
 def _verdicts(check: Check[SubjectT], subject: SubjectT) -> list[Verdict]:
     try:
         return list(check.run(subject))
+    except CannotLookError as error:
+        return [skipped(error.reason)]
     except KeyplaneError as error:
         return [refusal(error)]
     except OSError as error:

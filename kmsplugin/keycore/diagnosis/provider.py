@@ -10,10 +10,10 @@ from typing import Final
 
 from keycore.adapters.keyring_file import FileKeyring
 from keycore.diagnosis.examination import Examination
-from keycore.diagnosis.findings import Outcome, Verdict, fault, ok, warning
+from keycore.diagnosis.findings import Verdict, fault, ok, skipped, warning
 from keycore.domain.keyring import NodeKeyring
 from keycore.domain.providers import Node, Provider, nodes_without
-from keycore.errors import KeyplaneError
+from keycore.errors import IntegrityError, KeyplaneError
 
 _SILENT: Final = timedelta(minutes=2)
 """A node tells every ten seconds that it is alive."""
@@ -88,7 +88,7 @@ def check_nodes(examination: Examination) -> Iterator[Verdict]:
     settings, provider = examination.settings.provider, _bound(examination)
     with examination.records.reading() as unit:
         nodes = unit.nodes(provider.name)
-    verdicts = list(_judged_nodes(nodes, provider, examination.clock.now()))
+    verdicts = list(_judged_nodes(nodes, provider, settings.node, examination.clock.now()))
     if settings.node not in {node.name for node in nodes}:
         verdicts.append(
             warning(
@@ -102,7 +102,14 @@ def check_nodes(examination: Examination) -> Iterator[Verdict]:
 def check_keyring(examination: Examination) -> Iterator[Verdict]:
     """Is there a keyring of this node, signed by this token, to start from without the store?"""
     path, provider = examination.settings.keyring, examination.settings.provider
-    kept = examination.keyring = FileKeyring(path, examination.token).load()
+    try:
+        kept = examination.keyring = FileKeyring(path, examination.token).load()
+    except IntegrityError:
+        yield fault(
+            f"the keyring {path} is not what this token has signed",
+            f"find out who changed it; then {_OUTDATED}",
+        )
+        return
     if kept is None:
         yield warning(
             f"there is no keyring {path}: this node could not start without the store",
@@ -123,7 +130,7 @@ def check_keyring_ledger(examination: Examination) -> Iterator[Verdict]:
     """Does the keyring hold what the store holds?"""
     kept, provider = examination.keyring, _bound(examination)
     if kept is None:
-        yield Verdict(Outcome.SKIPPED, "needs: a keyring")
+        yield skipped("a keyring")
     elif kept.installation.id != examination.installation.id:
         yield fault(
             f"the keyring is that of another installation ({kept.installation.id})",
@@ -140,7 +147,7 @@ def check_keyring_ledger(examination: Examination) -> Iterator[Verdict]:
 
 _LOST: Final = "restore the store from a backup: objects in etcd may need this key"
 
-_OUTDATED: Final = "start the provider while the store answers; it writes the keyring anew"
+_OUTDATED: Final = "start the provider while the store answers: it writes the keyring anew"
 
 
 def _bound(examination: Examination) -> Provider:
@@ -149,7 +156,9 @@ def _bound(examination: Examination) -> Provider:
     return examination.provider
 
 
-def _judged_nodes(nodes: list[Node], provider: Provider, now: datetime) -> Iterator[Verdict]:
+def _judged_nodes(
+    nodes: list[Node], provider: Provider, own: str, now: datetime
+) -> Iterator[Verdict]:
     pending = provider.pending
     waited_for = nodes_without(pending, nodes) if pending else []
     if waited_for:
@@ -159,9 +168,10 @@ def _judged_nodes(nodes: list[Node], provider: Provider, now: datetime) -> Itera
         )
     for node in nodes:
         if now - node.seen_at > _SILENT:
+            there = f"start the provider there, or give it up: keyplane nodes remove {node.name}"
             yield warning(
                 f"node {node.name} was last seen {_age(node.seen_at, now)} ago",
-                f"start the provider there, or give the node up: keyplane nodes remove {node.name}",
+                "start it: keyplane serve provider" if node.name == own else there,
             )
 
 

@@ -10,7 +10,7 @@ from keycore.adapters.sql_examination import StoreFacts, examine_store
 from keycore.adapters.sql_store import SqlStore
 from keycore.bootstrap import not_initialised
 from keycore.diagnosis.examination import Examination
-from keycore.diagnosis.findings import Outcome, Verdict, fault, ok, refusal, warning
+from keycore.diagnosis.findings import Verdict, fault, ok, refusal, skipped, warning
 from keycore.diagnosis.survey import Survey
 from keycore.errors import IntegrityError
 from keycore.service.use_budget import RESERVED_MAX
@@ -114,4 +114,4 @@ def _of_other_schema(examination: Examination, facts: StoreFacts) -> Iterator[Ve
         f"the store has the schema {facts.revision} of an earlier release",
         "make a backup; the next start or command, such as keyplane status, brings it up to date",
     )
-    yield Verdict(Outcome.SKIPPED, "needs: this release's schema")
+    yield skipped("this release's schema")

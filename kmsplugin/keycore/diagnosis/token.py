@@ -70,16 +70,16 @@ def check_pin_state(examination: Examination) -> Iterator[Verdict]:
         yield ok("the token counts no wrong PIN")
 
 
-def check_mechanisms(examination: Examination) -> Iterator[Verdict]:
-    """Does the token offer all that a profile needs?"""
-    facts = examination.token.ask("mechanisms")
-    yield ok(f"the token offers all {facts['needed']} that the profile {facts['profile']} needs")
-
-
 def check_login(examination: Examination) -> Iterator[Verdict]:
     """Does the token take the PIN? It is tried once."""
     examination.token.ask("login")
     yield ok("the token took the PIN")
+
+
+def check_mechanisms(examination: Examination) -> Iterator[Verdict]:
+    """Does the token offer all that a profile needs?"""
+    facts = examination.token.ask("mechanisms")
+    yield ok(f"the token offers all {facts['needed']} that the profile {facts['profile']} needs")
 
 
 def check_objects(examination: Examination) -> Iterator[Verdict]:

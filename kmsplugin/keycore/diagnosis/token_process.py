@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from keycore.bootstrap import pin_file
+from keycore.diagnosis.findings import CannotLookError
 from keycore.errors import (
     KeyplaneError,
     PinRejectedError,
@@ -52,6 +53,7 @@ class TokenProcess:
         """
         self._answer_seconds = answer_seconds
         self._asked = ""
+        self._gone = False
         self._rest = b""
         # Here rather than in the child, which may be killed.
         self._scratch = tempfile.TemporaryDirectory(prefix="keyplane-doctor-")
@@ -76,10 +78,17 @@ class TokenProcess:
             SetupError: what the function raised.
             TokenUnavailableError: what it raised, or it never came back, or the module
                 has crashed the process.
+            CannotLookError: the child is gone since an earlier question.
         """
+        if self._gone:
+            raise CannotLookError("the module, which did not answer before")
         self._asked = question
-        self._send({"question": question, **details})
-        answer = json.loads(self._line())
+        try:
+            self._send({"question": question, **details})
+            answer = json.loads(self._line())
+        except TokenUnavailableError:
+            self._gone = True
+            raise
         if "error" in answer:
             error = _ERRORS.get(answer["error"], TokenUnavailableError)
             raise error(answer["message"], hint=answer["hint"])

@@ -1,4 +1,4 @@
-"""The whole application on a real token and a real store."""
+"""The whole application on real tokens of both kinds and a real store."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.fakes.memory_audit import MemoryAuditLog
 from tests.fakes.rest_site import RestSite, new_key, open_site
 
 
-@pytest.fixture
-def site(
-    softhsm_settings: Settings, softhsm_token: Pkcs11Token, sqlite_store: SqlStore
-) -> Iterator[RestSite]:
-    """The REST face on SoftHSM2 and SQLite."""
+@pytest.fixture(params=["softhsm", "opencryptoki"])
+def site(request: pytest.FixtureRequest, sqlite_store: SqlStore) -> Iterator[RestSite]:
+    """The REST face on a token and SQLite."""
+    settings: Settings = request.getfixturevalue(f"{request.param}_settings")
+    token: Pkcs11Token = request.getfixturevalue(f"{request.param}_token")
     clock, audit = SystemClock(), MemoryAuditLog()
     instance = Instance(InstanceId(new_uuid()), "default", None, clock.now())
-    with Records(sqlite_store, softhsm_token).writing() as unit:
+    with Records(sqlite_store, token).writing() as unit:
         unit.save_instance(instance)
-        unit.save_installation(Installation(new_uuid(), "softhsm", "0", clock.now()))
-    core = wire(softhsm_settings, sqlite_store, softhsm_token, audit, clock)
+        unit.save_installation(Installation(new_uuid(), request.param, "0", clock.now()))
+    core = wire(settings, sqlite_store, token, audit, clock)
     with open_site(core, instance.id, audit) as site:
         yield site
 
@@ -53,6 +53,16 @@ def test_a_key_lives_from_its_creation_to_its_tombstone(site: RestSite) -> None:
     assert wrong.status_code == 422
     assert counted.headers["key-total"] == "1"
     assert (deleted.status_code, gone.status_code, tombstone["state"]) == (200, 410, 5)
+
+
+def test_a_key_tells_the_mode_that_its_token_uses(site: RestSite) -> None:
+    key = site.send("POST", "/keys", json=new_key(extractable=False)).json()["resources"][0]
+
+    shown = site.send("GET", f"/keys/{key['id']}").json()["resources"][0]
+    suite = base64.b64decode(site.wrapped(key["id"]))[1]
+
+    assert shown["algorithmMode"] == {1: "GCM", 2: "CBC_PAD"}[suite]
+    assert shown["algorithmMetadata"]["mode"] == shown["algorithmMode"]
 
 
 @pytest.mark.parametrize("bits", [256, 384, 512])

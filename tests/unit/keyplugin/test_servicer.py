@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unittest.mock import sentinel
+from typing import cast
 
 import pytest
 from grpc import ServicerContext
@@ -11,12 +11,25 @@ from hypothesis import strategies as st
 
 from keycore.errors import CiphertextRejectedError, InvalidRequestError, ProviderUnboundError
 from keyplugin.kmsapi.api_pb2 import DecryptRequest, EncryptRequest, StatusRequest
-from keyplugin.servicer import KmsServicer, caller_of
-from tests.fakes.installation import FakeInstallation
+from keyplugin.servicer import LOOKING, KmsServicer, caller_of
+from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keyplugin.conftest import BindKey
 
 SEED = bytes(range(32))
-CONTEXT: ServicerContext = sentinel.context
+
+
+class Context:
+    """As much of a call as the servicer looks at."""
+
+    def __init__(self, *metadata: tuple[str, str]) -> None:
+        self._metadata = metadata
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+
+CONTEXT = cast("ServicerContext", Context())
+LOOK = cast("ServicerContext", Context(LOOKING))
 
 
 @pytest.fixture
@@ -70,6 +83,21 @@ def test_encrypt_answers_with_the_key_id_of_status(
     closed = servicer.Encrypt(EncryptRequest(plaintext=SEED), CONTEXT)
 
     assert closed.key_id == servicer.Status(StatusRequest(), CONTEXT).key_id
+
+
+def test_a_look_at_status_does_not_change_what_encrypts(
+    here: FakeInstallation, servicer: KmsServicer, bind_key: BindKey
+) -> None:
+    key = bind_key()
+    here.core.kms.refresh()
+    reported = servicer.Status(StatusRequest(), CONTEXT).key_id
+    here.core.keys.rotate(CALLER, key.id)
+    here.core.kms.refresh()
+
+    looked = servicer.Status(StatusRequest(), LOOK).key_id
+
+    assert looked != reported
+    assert servicer.Encrypt(EncryptRequest(plaintext=SEED), CONTEXT).key_id == reported
 
 
 def test_errors_of_the_core_leave_unchanged(here: FakeInstallation, servicer: KmsServicer) -> None:

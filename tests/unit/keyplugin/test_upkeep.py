@@ -9,9 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from keycore.domain.providers import key_id_hash
-from keycore.errors import StoreUnavailableError
-from keycore.service.kms import STALE_SECONDS
-from keyplugin.upkeep import Upkeep
+from keycore.ports import TokenCondition
+from keyplugin.upkeep import Proving, Upkeep
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keyplugin.conftest import BindKey
 
@@ -52,18 +51,35 @@ def test_bad_health_is_a_warning_and_good_health_is_news(
     here: FakeInstallation, upkeep: Upkeep, bind_key: BindKey
 ) -> None:
     bind_key()
+    here.core.kms.refresh()
+    upkeep.run_once()
+
+    with capture_logs() as logs:
+        for stalled in (3.0, 0.0):
+            here.token.current = TokenCondition("a call hangs" if stalled else "", stalled)
+            upkeep.run_once()
+
+    changes = [line for line in logs if line["event"] == "health changed"]
+    assert [(line["log_level"], line["healthz"]) for line in changes] == [
+        ("warning", "a call hangs"),
+        ("info", "ok"),
+    ]
+
+
+def test_what_needs_attention_is_logged_when_it_begins(
+    here: FakeInstallation, upkeep: Upkeep, bind_key: BindKey
+) -> None:
+    bind_key()
+    here.core.kms.refresh()
     upkeep.run_once()
     here.store.lost = True
 
     with capture_logs() as logs:
-        upkeep.run_once()
-        here.store.lost = False
-        upkeep.run_once()
+        for _ in range(3):
+            upkeep.run_once()
 
-    assert [(line["log_level"], line["event"], line["healthz"]) for line in logs] == [
-        ("warning", "health changed", "the store does not answer"),
-        ("info", "health changed", "ok"),
-    ]
+    assert [line["event"] for line in logs] == ["needs attention"]
+    assert "the store does not answer" in logs[0]["warning"]
 
 
 def test_nothing_is_logged_while_nothing_changes(upkeep: Upkeep, bind_key: BindKey) -> None:
@@ -107,14 +123,19 @@ def test_an_unexpected_failure_is_logged_once_and_the_next_refresh_works(
             upkeep.run_once()
             upkeep.run_once()
         upkeep.run_once()
+    here.core.kms.prove()
 
     failures = [line for line in logs if line["log_level"] == "error"]
     assert [type(line["exc_info"]) for line in failures] == [ZeroDivisionError]
     assert here.core.kms.status().healthz == "ok"
 
 
+@pytest.mark.parametrize(("kind", "method"), [(Upkeep, "refresh_ledger"), (Proving, "prove")])
 def test_the_thread_goes_on_after_an_unexpected_failure(
-    here: FakeInstallation, monkeypatch: pytest.MonkeyPatch
+    here: FakeInstallation,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Upkeep | Proving],
+    method: str,
 ) -> None:
     calls = threading.Semaphore(0)
 
@@ -122,9 +143,9 @@ def test_the_thread_goes_on_after_an_unexpected_failure(
         calls.release()
         raise RuntimeError
 
-    monkeypatch.setattr(here.core.kms, "refresh", fail)
+    monkeypatch.setattr(here.core.kms, method, fail)
 
-    with Upkeep(here.core.kms, interval_seconds=0.001):
+    with kind(here.core.kms, interval_seconds=0.001):
         survived = [calls.acquire(timeout=DEADLINE_SECONDS) for _ in range(3)]
 
     assert survived == [True, True, True]
@@ -135,36 +156,6 @@ def test_no_refresh_runs_after_leaving(here: FakeInstallation) -> None:
         pass
 
     assert not upkeep._thread.is_alive()
-
-
-def test_a_refresh_that_never_ends_makes_the_provider_unhealthy_but_not_unbound(
-    here: FakeInstallation, upkeep: Upkeep, bind_key: BindKey
-) -> None:
-    """An HSM call that hangs raises nothing; only its silence can be noticed."""
-    bind_key()
-    upkeep.run_once()
-    healthy = here.core.kms.status()
-
-    here.clock.advance(seconds=STALE_SECONDS + 1)
-    silent = here.core.kms.status()
-
-    assert "have not answered for more than 20 seconds" in silent.healthz
-    assert silent.key_id == healthy.key_id
-
-
-def test_a_store_that_answers_with_an_error_is_not_silent(
-    here: FakeInstallation, upkeep: Upkeep, bind_key: BindKey
-) -> None:
-    bind_key()
-    upkeep.run_once()
-    here.store.lost = True
-
-    here.clock.advance(seconds=STALE_SECONDS + 1)
-    upkeep.run_once()
-
-    assert (
-        here.core.kms.status().healthz == StoreUnavailableError("the store does not answer").message
-    )
 
 
 def test_no_key_id_has_no_hash() -> None:
