@@ -220,8 +220,8 @@ class Pkcs11Token:
         lost = self._recovery.fault
         if stalled > self._deadline_seconds:
             fault = (
-                f"a call of the token has not returned for {stalled:.0f} seconds; "
-                "check the HSM, then restart this process"
+                f"a call of the token has not returned within {self._deadline_seconds:.1f} "
+                "seconds; check the HSM, then restart this process"
             )
         else:
             fault = lost
