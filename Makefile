@@ -32,8 +32,9 @@ check: ## Lint, types, layers and the fast tests, in less than a minute
 	@.venv/bin/lint-imports
 	@$(PYTHON) -m pytest -q tests/unit tests/contract
 
-bench: setup-tests ## Measure the hot paths beside a raw HSM loop, and REST beside a bare handler
+bench: setup-tests ## Measure the hot paths, the provider beside one in Go, REST beside a bare handler
 	@$(PYTHON) -m benchmarks.hot_paths
+	@$(PYTHON) -m benchmarks.kms
 	@$(PYTHON) -m benchmarks.rest
 
 format: ## Format the code and fix what can be fixed without a person

@@ -24,7 +24,7 @@ from testbed.downloads import cache_directory, exclusive
 from testbed.errors import BinaryUnavailableError, ControlPlaneError
 from testbed.processes import ChildProcess
 from testbed.progress import BuildProgress
-from testbed.toolchain import GoVersion, find_or_install_go, go_environment
+from testbed.toolchain import find_or_install_go, go_environment, wanted_go
 
 _MODULE: Final = Path(__file__).resolve().parent / "controlplane"
 _PACKAGES: Final[Mapping[str, str]] = {
@@ -126,7 +126,7 @@ def _build_under_lock(names: list[str], progress: BuildProgress) -> dict[str, Pa
 
 def _build(names: list[str], directory: Path, progress: BuildProgress) -> None:
     manifest = (_MODULE / "go.mod").read_text()
-    go = find_or_install_go(_wanted_go(manifest), cache_directory(), progress)
+    go = find_or_install_go(wanted_go(_MODULE), cache_directory(), progress)
     progress.say(
         f"Building {', '.join(names)} from Go modules, once: up to ten minutes and 5 GB of disk. "
         "KUBEBUILDER_ASSETS=<directory> uses binaries that you have already."
@@ -176,13 +176,6 @@ def _run_go(
                 "again, or set KUBEBUILDER_ASSETS to a directory with the control plane's "
                 f"binaries.\n{process.describe_log()}"
             )
-
-
-def _wanted_go(manifest: str) -> GoVersion:
-    match = re.search(r"^go (\d+(?:\.\d+)*)$", manifest, re.MULTILINE)
-    if match is None:
-        raise BinaryUnavailableError(f"{_MODULE / 'go.mod'} names no Go version.")
-    return tuple(int(part) for part in match[1].split("."))
 
 
 def _linker_flags(manifest: str) -> str:

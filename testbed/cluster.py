@@ -77,6 +77,11 @@ class Cluster(Startable):
         """The URL of the first API server."""
         return self.apiservers[0].url
 
+    @property
+    def etcd_url(self) -> str:
+        """The client URL of etcd on the loopback address."""
+        return self._etcd.url
+
     def start(self, *, until: Readiness = "/readyz") -> None:
         """Start everything and wait until it serves; after a failure nothing runs.
 

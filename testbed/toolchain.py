@@ -52,6 +52,22 @@ def go_environment() -> dict[str, str]:
     }
 
 
+def wanted_go(module: Path) -> GoVersion:
+    """Read the version of Go that a module asks for.
+
+    Args:
+        module: Directory with go.mod.
+
+    Raises:
+        BinaryUnavailableError: go.mod names none.
+    """
+    manifest = (module / "go.mod").read_text()
+    match = re.search(r"^go (\d+(?:\.\d+)*)$", manifest, re.MULTILINE)
+    if match is None:
+        raise BinaryUnavailableError(f"{module / 'go.mod'} names no Go version.")
+    return tuple(int(part) for part in match[1].split("."))
+
+
 def find_or_install_go(minimum: GoVersion, cache: Path, progress: BuildProgress) -> Path:
     """Find a Go of at least a version, or install the pinned one into the cache.
 

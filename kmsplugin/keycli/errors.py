@@ -37,6 +37,9 @@ class ExitCode(IntEnum):
     INTERNAL = 70
     """A fault of keyplane itself (``EX_SOFTWARE`` of ``sysexits.h``)."""
 
+    STUCK = 75
+    """A call inside the HSM did not return, and the process ended without it."""
+
     INTERRUPTED = 130
     """Ctrl-C (128 + SIGINT)."""
 

@@ -11,12 +11,14 @@ import typer
 from typer.main import get_command
 
 from keycli.commands import (
+    doctor,
     encryption_config,
     init,
     instance,
     keys,
     nodes,
     policy,
+    probe,
     provider,
     serve,
     status,
@@ -76,6 +78,8 @@ def root(
 init.register(app)
 serve.register(app)
 status.register(app)
+doctor.register(app)
+probe.register(app)
 app.add_typer(instance.app, name="instance")
 app.add_typer(keys.app, name="keys")
 app.add_typer(provider.app, name="provider")

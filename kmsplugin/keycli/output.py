@@ -22,8 +22,8 @@ Document = dict[str, Any]
 _UNLIMITED_COLUMNS = 100_000
 """Width of what is no terminal."""
 
-_FOLDING = frozenset({"NAME", "NAMESPACE", "NODE", "PROVIDER"})
-"""Columns whose texts people chose; all others are short, and are never folded."""
+_FOLDING = frozenset({"FIX", "NAME", "NAMESPACE", "NODE", "PROVIDER", "REASON", "WHAT"})
+"""Columns of sentences, and of texts that people chose; all others are never folded."""
 
 _GAP = 2
 

@@ -37,7 +37,11 @@ _log = structlog.get_logger(__name__)
 
 
 def supervise(
-    commands: Mapping[str, Sequence[str]], *, listeners: Sequence[socket.socket] = ()
+    commands: Mapping[str, Sequence[str]],
+    *,
+    listeners: Sequence[socket.socket] = (),
+    leader: str = "",
+    patient: bool = False,
 ) -> int:
     """Run each command in a process of its own until SIGTERM or SIGINT.
 
@@ -47,11 +51,15 @@ def supervise(
     Args:
         commands: command lines by what they serve.
         listeners: as in :class:`Supervisor`.
+        leader: as there.
+        patient: as there.
 
     Returns:
-        0 after a signal, 2 when every child ended with 2: all must be mended by hand.
+        0 after a signal or the leader's orderly end, 2 when every child ended with 2: all
+        must be mended by hand.
     """
-    return asyncio.run(Supervisor(commands, listeners=listeners).run())
+    supervisor = Supervisor(commands, listeners=listeners, leader=leader, patient=patient)
+    return asyncio.run(supervisor.run())
 
 
 @dataclass
@@ -63,16 +71,24 @@ class Supervisor:
         listeners: sockets that every child inherits, each under its own number here.
             Connections wait in them while a child is started again, and as soon as all
             end nobody shall wait any more, so they are closed then.
+        leader: the child whose orderly end (exit code 0 or 75) without a signal ends all:
+            another installation of the same faces has taken its place.
+        patient: whether a setup that is wrong may be the former installation's doing,
+            such as a port that it has not left yet. In the first minute every child is
+            then started again, whatever its exit code.
     """
 
     commands: Mapping[str, Sequence[str]]
     delay_seconds: float = 1.0
     listeners: Sequence[socket.socket] = ()
+    leader: str = ""
+    patient: bool = False
+    _began: float = field(default_factory=time.monotonic)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _children: dict[str, Process] = field(default_factory=dict)
 
     async def run(self) -> int:
-        """Run until a signal, or until the setup of every child has turned out to be wrong."""
+        """Run until a signal, the leader's end, or until every child's setup proves wrong."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
@@ -86,7 +102,11 @@ class Supervisor:
             code = await self._run_once(face)
             if self._stop.is_set():
                 return
-            if code == ExitCode.SETUP:
+            if face == self.leader and code in (ExitCode.OK, ExitCode.STUCK):
+                _log.info("its place was taken, so everything ends here", serves=face)
+                self._end()
+                return
+            if code == ExitCode.SETUP and not self._may_pass():
                 # A fault in the policy for REST must not keep etcd from being read.
                 _log.error("must be mended by hand, and is not started again", serves=face)
                 return
@@ -117,6 +137,9 @@ class Supervisor:
         _log.warning("ended and is started again", serves=face, exit_code=code, seconds=seconds)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
+
+    def _may_pass(self) -> bool:
+        return self.patient and time.monotonic() - self._began < STEADY_SECONDS
 
     def _end(self) -> None:
         self._stop.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from keycli.examining import summary_of
 from keycli.output import Document, remark, show_details, show_line, show_table
 
 _GUARDED = "refuses to hand out an unwrapped root key, even to a holder of the PIN"
@@ -237,3 +238,26 @@ def _member_name(member: Document) -> str:
     (kind,) = member.keys() - {"issuer"}
     words = {"subject": "", "group": "group ", "serviceAccount": "service account "}
     return f"{member['issuer']}: {words[kind]}{member[kind]}"
+
+
+def show_examination(examination: Document) -> None:
+    """Show a table of findings, then what to do about each that needs it, faults first."""
+    findings = examination["findings"]
+    show_table(
+        ("CHECK", "OUTCOME", "WHAT"),
+        ((each["check"], each["outcome"], each["what"]) for each in findings),
+    )
+    for outcome in ("fault", "warning"):
+        for each in findings:
+            if each["outcome"] == outcome:
+                show_line()
+                _show_advice(each)
+    show_line()
+    show_line(summary_of(examination))
+
+
+def _show_advice(finding: Document) -> None:
+    show_line(f"{finding['outcome']}: {finding['check']}: {finding['what']}")
+    label = "fix" if "fix" in finding else "reason"
+    if finding[label]:
+        show_line(f"  {label}: {finding[label]}")

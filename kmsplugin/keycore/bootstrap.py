@@ -35,10 +35,11 @@ from keycore.service.cipher import EnvelopeCipher
 from keycore.service.creation import KeyMaker
 from keycore.service.instances import InstanceService
 from keycore.service.key_cache import KeyCache
+from keycore.service.keyring import KMS_USES_AHEAD, KeyringKeeper
 from keycore.service.keys import KeyService
 from keycore.service.kms import KmsProvider
 from keycore.service.kms_health import Probe
-from keycore.service.kms_ledger import KMS_USES_AHEAD, LedgerKeeper
+from keycore.service.kms_ledger import LedgerKeeper
 from keycore.service.providers import ProviderService
 from keycore.service.records import Records
 from keycore.service.use_budget import UseBudget
@@ -132,7 +133,7 @@ def open_provider_core(
             audit,
             SystemClock(),
             keyring=keyring,
-            installation=kept.installation if kept and fault else None,
+            installation=kept.installation if kept else None,
         )
         if refusal is None and kept is not None:
             try:
@@ -176,11 +177,12 @@ def wire(
         audit: where decisions are written.
         clock: where time comes from.
         keyring: the node's, for a provider.
-        installation: the installation row, where the store cannot be asked now.
+        installation: taken for the installation row when the store does not tell it.
 
     Raises:
-        NotInitialisedError: ``init`` has not finished.
-        StoreSetupError: the store was signed by another token.
+        NotInitialisedError: ``init`` has not finished, and no ``installation`` is given.
+        StoreSetupError: the store was signed by another token; likewise.
+        StoreUnavailableError: the store did not answer; likewise.
     """
     records = Records(store, token)
     auditor = Auditor(audit, clock)
@@ -188,19 +190,25 @@ def wire(
     cipher = EnvelopeCipher(token, budget)
     cache = KeyCache(store, records, token, clock)
     providers = ProviderService(records, auditor, clock)
-    installation = installation or _installation(settings, records)
+    installation = _installation(settings, records, otherwise=installation)
     # A provider encrypts a few times a day, and each start takes a new block.
     kms_budget = UseBudget(store, block=KMS_USES_AHEAD, warn=auditor.warn_half_used)
     keeper = LedgerKeeper(
         settings.provider.name,
         settings.provider.node,
-        installation=installation,
         store=store,
         records=records,
         providers=providers,
         root_keys=token,
         budget=kms_budget,
-        keyring=keyring,
+        keyring=KeyringKeeper(
+            settings.provider.name,
+            settings.provider.node,
+            installation=installation,
+            keyring=keyring,
+            store=store,
+            clock=clock,
+        ),
         clock=clock,
     )
     return Core(
@@ -221,7 +229,7 @@ def wire(
         kms=KmsProvider(
             settings.provider.name,
             keeper=keeper,
-            probe=Probe(token, keeper, kms_budget, clock),
+            probe=Probe(token, keeper, clock),
             token=token,
             cipher=EnvelopeCipher(token, kms_budget),
             outage=settings.provider.outage,
@@ -306,7 +314,18 @@ def not_initialised(settings: Settings) -> NotInitialisedError:
     )
 
 
-def _installation(settings: Settings, records: Records) -> Installation:
+def _installation(
+    settings: Settings, records: Records, *, otherwise: Installation | None
+) -> Installation:
+    try:
+        return _read_installation(settings, records)
+    except KeyplaneError:
+        if otherwise is None:
+            raise
+        return otherwise
+
+
+def _read_installation(settings: Settings, records: Records) -> Installation:
     try:
         with records.reading() as unit:
             installation = unit.installation()

@@ -35,7 +35,8 @@ def replace_durably(path: Path, content: bytes, *, mode: int) -> None:
         mode: its permissions, which hold from the first byte on.
 
     Raises:
-        OSError: it cannot be written; the old content stays.
+        OSError: it cannot be written; the old content stays, or a power cut may bring
+            it back.
     """
     temporary = path.with_name(f"{path.name}.new")
     temporary.unlink(missing_ok=True)
@@ -45,3 +46,9 @@ def replace_durably(path: Path, content: bytes, *, mode: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
+    # The new name lies in the directory, which has a place on the disk of its own.
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

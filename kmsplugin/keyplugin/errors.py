@@ -34,6 +34,9 @@ GRPC_CODES: Mapping[type[KeyplaneError], StatusCode] = {
 UNEXPECTED = "keyplane met a fault of its own; its log has the details"
 """Fixed, because grpcio would send the text of an unexpected exception to the caller."""
 
+NOT_A_REQUEST = "the message is not a request of this method"
+"""The answer with INVALID_ARGUMENT to bytes that are no message of the protocol."""
+
 OVERLOADED = "too many calls wait for the token; try again later"
 """The answer with RESOURCE_EXHAUSTED while the queue before the token is full."""
 

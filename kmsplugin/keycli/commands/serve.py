@@ -29,6 +29,20 @@ FacesArgument = Annotated[
         help="Without a name: the first two, and rest if it has an issuer.",
     ),
 ]
+TakeoverOption = Annotated[
+    bool,
+    typer.Option(
+        "--takeover",
+        help="Take the provider's socket from a process that serves it, without a failed call.",
+    ),
+]
+StandbyOption = Annotated[
+    bool,
+    typer.Option(
+        "--standby",
+        help="When another process takes the socket over, wait instead of ending (for kubelet).",
+    ),
+]
 ParentOption = Annotated[int | None, typer.Option("--parent", metavar="PID", hidden=True)]
 """Set by the supervisor alone: the process ends when that parent does."""
 
@@ -38,7 +52,12 @@ ListenersOption = Annotated[list[int] | None, typer.Option("--listener", hidden=
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    examples = ("keyplane serve", "keyplane serve provider", "keyplane serve rest")
+    examples = (
+        "keyplane serve",
+        "keyplane serve provider",
+        "keyplane serve provider --takeover",
+        "keyplane serve rest",
+    )
     command(app, "serve", examples=examples)(serve)
 
 
@@ -46,6 +65,8 @@ def serve(
     run: Invocation,
     faces: FacesArgument = None,
     *,
+    takeover: TakeoverOption = False,
+    standby: StandbyOption = False,
     parent: ParentOption = None,
     listener: ListenersOption = None,
 ) -> None:
@@ -58,15 +79,17 @@ def serve(
     In the same way rest runs its workers, if it has more than one.
     """
     wanted = list(dict.fromkeys(faces or _usual_faces(run)))
+    _check_options(wanted, takeover=takeover, standby=standby)
     if len(wanted) > 1:
-        _supervise(run, wanted, without_rest=not faces and Face.REST not in wanted)
+        without_rest = not faces and Face.REST not in wanted
+        _supervise(run, wanted, takeover=takeover, without_rest=without_rest)
         return
     _prepare(run, wanted[0], parent)
     match wanted[0]:
         case Face.PROVIDER:
             from keyplugin.main import run as run_provider  # noqa: PLC0415
 
-            run_provider(run.settings)
+            run_provider(run.settings, takeover=takeover, standby=standby)
         case Face.OPERATOR:
             from keyoperator.main import run as run_operator  # noqa: PLC0415
 
@@ -75,6 +98,13 @@ def serve(
             _supervise_workers(run)
         case Face.REST:
             _run_rest(run, listener)
+
+
+def _check_options(faces: list[Face], *, takeover: bool, standby: bool) -> None:
+    if (takeover or standby) and Face.PROVIDER not in faces:
+        raise typer.BadParameter("only the provider has a socket that can be taken over")
+    if standby and len(faces) > 1:
+        raise typer.BadParameter("--standby is for a provider in a process of its own")
 
 
 def _usual_faces(run: Invocation) -> list[Face]:
@@ -100,7 +130,7 @@ def _run_rest(run: Invocation, listener: list[int] | None) -> None:
     run_rest(run.settings, listeners=inherited)
 
 
-def _supervise(run: Invocation, faces: list[Face], *, without_rest: bool) -> None:
+def _supervise(run: Invocation, faces: list[Face], *, takeover: bool, without_rest: bool) -> None:
     import structlog  # noqa: PLC0415
 
     from keycli.logs import configure_logs  # noqa: PLC0415
@@ -109,7 +139,11 @@ def _supervise(run: Invocation, faces: list[Face], *, without_rest: bool) -> Non
     configure_logs(run.settings.log, face="serve")
     if without_rest:
         structlog.get_logger(__name__).info("REST is not served: the settings name no issuer")
-    _end_with(supervise({face.value: _command_line(run, face) for face in faces}))
+    commands = {face.value: _command_line(run, face) for face in faces}
+    if takeover:
+        commands[Face.PROVIDER.value].append("--takeover")
+    # A provider that has ended in order was taken over by that of another `keyplane serve`.
+    _end_with(supervise(commands, leader=Face.PROVIDER.value, patient=takeover))
 
 
 def _supervise_workers(run: Invocation) -> None:

@@ -18,7 +18,8 @@ RETRY_SECONDS = 2.0
 class OpeningStore:
     """Opens a store in a thread of its own, and again and again until it is open.
 
-    Until then every method raises ``StoreUnavailableError`` at once, with the reason.
+    Until then every method raises ``StoreUnavailableError`` at once, with the reason. A
+    store that does not answer any more is opened anew: it may have been put back.
 
     Attributes:
         error: what the last attempt has met; ``None`` when there was none.
@@ -36,7 +37,7 @@ class OpeningStore:
         self._attempted = threading.Event()
         self._closed = threading.Event()
         # An attempt can hang in a disk, and must not keep the process alive.
-        thread = threading.Thread(target=self._open, name="store-opening", daemon=True)
+        thread = threading.Thread(target=self._keep_open, name="store-opening", daemon=True)
         # A signal belongs to the main thread, which may not have blocked it yet.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -94,13 +95,35 @@ class OpeningStore:
             raise StoreUnavailableError(self._fault)
         return self._store
 
-    def _open(self) -> None:
-        while not self._closed.is_set():
-            try:
-                self._store = self._open_store()
-            except KeyplaneError as error:
-                self.error = error
-                self._fault = f"{error.message}; {error.hint}" if error.hint else error.message
+    def _keep_open(self) -> None:
+        while True:
+            if not self._answers():
+                self._open()
             self._attempted.set()
-            if self._store is not None or self._closed.wait(self._retry_seconds):
+            if self._closed.wait(self._retry_seconds):
                 return
+
+    def _answers(self) -> bool:
+        if self._store is None:
+            return False
+        try:
+            # The least that can be asked; it finds a file that is another one.
+            self._store.uses(())
+        except StoreUnavailableError:
+            return False
+        return True
+
+    def _open(self) -> None:
+        former = self._store
+        try:
+            self._store = self._open_store()
+        except KeyplaneError as error:
+            self.error = error
+            self._fault = f"{error.message}; {error.hint}" if error.hint else error.message
+        except Exception as error:  # noqa: BLE001 - without this thread nobody tries again.
+            self._fault = f"the store cannot be opened: {type(error).__name__}"
+        else:
+            if former is not None:
+                former.close()
+            if self._closed.is_set():
+                self._store.close()

@@ -6,11 +6,12 @@ deadline, and once every lane holds a call that is older, nobody waits at all.
 
 from __future__ import annotations
 
+import math
+import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from keycore.adapters.pkcs11_connection import close_quietly
@@ -19,6 +20,9 @@ from keycore.adapters.pkcs11_profile import Login, Profile
 from keycore.domain.ids import VersionId
 from keycore.errors import TokenUnavailableError
 from keycore.ports import WrappedKey
+
+_PATIENCE_SECONDS = 0.01
+"""How long somebody who waits may be overtaken."""
 
 
 class Lane:
@@ -96,10 +100,9 @@ class Lanes:
         self._lanes = lanes
         self._guard = guard
         self._deadline_seconds = deadline_seconds
-        # In C, and with a timeout; a lock for one lane could not be had for several.
-        self._free: SimpleQueue[Lane] = SimpleQueue()
-        for lane in lanes:
-            self._free.put(lane)
+        self._free = list(lanes)
+        self._waiting: deque[float] = deque()
+        self._changed = threading.Condition(threading.Lock())
 
     def take(self) -> Lane:
         """Take a lane; give it back in any case.
@@ -107,19 +110,25 @@ class Lanes:
         Raises:
             TokenUnavailableError: none became free within the deadline.
         """
-        try:
-            lane = self._free.get_nowait()
-        except Empty:
-            lane = self._wait()
-        lane.since = time.monotonic()
+        with self._changed:
+            if not self._free or self._overtakes(math.inf):
+                self._wait()
+            lane = self._free.pop()
+            lane.since = time.monotonic()
         self._sweep(lane)
         return lane
 
     def give_back(self, lane: Lane) -> None:
         """Let the next one have the lane."""
         self._sweep(lane)
-        lane.since = None
-        self._free.put(lane)
+        with self._changed:
+            lane.since = None
+            self._free.append(lane)
+            if self._overtakes(math.inf):
+                # Whoever is woken first may be one who must let the others pass.
+                self._changed.notify_all()
+            elif self._waiting:
+                self._changed.notify()
         if not lane.is_swept:
             self._sweep_free()
 
@@ -156,27 +165,39 @@ class Lanes:
         return [now - since for lane in self._lanes if (since := lane.since) is not None]
 
     def _sweep_free(self) -> None:
-        for _ in self._lanes:
-            try:
-                lane = self._free.get_nowait()
-            except Empty:
-                return
-            self._sweep(lane)
-            self._free.put(lane)
+        with self._changed:
+            free = [lane for lane in self._free if not lane.is_swept]
+            for lane in free:
+                self._free.remove(lane)
+        for lane in free:
+            self.give_back(lane)
 
     def _sweep(self, lane: Lane) -> None:
         if not lane.is_swept:
             with self._guard:
                 lane.sweep()
 
-    def _wait(self) -> Lane:
+    def _overtakes(self, ticket: float) -> bool:
+        """Tell whether who has that ticket would overtake somebody who has waited for long.
+
+        To let everybody overtake saves a change of threads for each call of a fast token.
+        At a slow one somebody could be overtaken until his deadline has passed.
+        """
+        first = self._waiting[0] if self._waiting else ticket
+        return first < ticket and time.monotonic() - first > _PATIENCE_SECONDS
+
+    def _wait(self) -> None:
         ages = self._ages()
         hanging = len(ages) == len(self._lanes) and min(ages) > self._deadline_seconds
+        ticket = time.monotonic()
+        self._waiting.append(ticket)
         try:
-            if not hanging:
-                return self._free.get(timeout=self._deadline_seconds)
-        except Empty:
-            pass
+            if not hanging and self._changed.wait_for(
+                lambda: self._free and not self._overtakes(ticket), self._deadline_seconds
+            ):
+                return
+        finally:
+            self._waiting.remove(ticket)
         raise TokenUnavailableError(
             f"the token has not answered for {self._deadline_seconds:.1f} seconds",
             hint="check the HSM; a call that never returns ends by restarting this process",

@@ -325,7 +325,8 @@ def _engine(path: Path, *, begin: str, connections: int) -> Engine:
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError:
+        # Not there, or in a directory that may not be entered any more.
         return None
     return status.st_dev, status.st_ino
 

@@ -20,8 +20,18 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def pre_auth_encode(pieces: Iterable[bytes]) -> bytes:
     """Join ``pieces`` reversibly: LE64(count), then LE64(length) and bytes of each (PASETO PAE)."""
     listed = list(pieces)
-    framed = [len(listed).to_bytes(8, "little")]
-    for piece in listed:
+    return count_bytes(len(listed)) + frame(listed)
+
+
+def count_bytes(count: int) -> bytes:
+    """Return the number of pieces as :func:`pre_auth_encode` begins with it."""
+    return count.to_bytes(8, "little")
+
+
+def frame(pieces: Iterable[bytes]) -> bytes:
+    """Return lengths and bytes of pieces; injective only behind :func:`count_bytes`."""
+    framed = []
+    for piece in pieces:
         framed.append(len(piece).to_bytes(8, "little"))
         framed.append(piece)
     return b"".join(framed)

@@ -31,6 +31,9 @@ class ActivationState(StrEnum):
     RELEASED = "released"
 
 
+_LIFE = tuple(ActivationState)
+
+
 class OutagePolicy(StrEnum):
     """What Status says while the token does not answer.
 
@@ -96,6 +99,18 @@ class Provider:
     def encrypts_with(self, key_id: KeyId) -> bool:
         """Tell whether the provider encrypts under the key, or will when its nodes are ready."""
         return any(a.key_id == key_id for a in (self.active, self.pending) if a is not None)
+
+    def continues(self, earlier: Provider) -> bool:
+        """Tell whether this can be what became of ``earlier``.
+
+        A ledger only grows, and an activation only goes on in its life. Anything else
+        is another ledger, or an older one that somebody has put back.
+        """
+        return len(self.activations) >= len(earlier.activations) and all(
+            (now.id, now.version_id) == (was.id, was.version_id)
+            and _LIFE.index(now.state) >= _LIFE.index(was.state)
+            for was, now in zip(earlier.activations, self.activations, strict=False)
+        )
 
     def _only(self, state: ActivationState) -> Activation | None:
         return next((a for a in self.activations if a.state is state), None)

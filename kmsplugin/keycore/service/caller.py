@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from keycore.domain.ids import VersionId
 from keycore.errors import KeyplaneError, UnauthenticatedError
@@ -26,15 +28,42 @@ class Caller:
     correlation_id: str = ""
 
 
-@dataclass(slots=True)
 class Decision:
-    """Facts that a use case adds while it runs; they end in its audit line."""
+    """One use case that runs: facts that it adds end in its audit line, together with its outcome.
 
-    details: dict[str, str | int] = field(default_factory=dict)
+    A class, because a generator for each call takes as long as writing the line.
+    """
+
+    __slots__ = ("_auditor", "_caller", "_operation", "details")
+
+    def __init__(self, auditor: Auditor, caller: Caller, operation: str) -> None:
+        """Record with ``auditor`` at the end of the block."""
+        self._auditor = auditor
+        self._caller = caller
+        self._operation = operation
+        self.details: dict[str, str | int] = {}
 
     def note(self, **facts: str | int | None) -> None:
         """Add facts; ``None`` values are left out."""
-        self.details.update({k: v for k, v in facts.items() if v is not None})
+        for name, fact in facts.items():
+            if fact is not None:
+                self.details[name] = fact
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Record how it ended; what was raised passes unchanged."""
+        outcome = "ok"
+        if error is not None:
+            outcome = error.code if isinstance(error, KeyplaneError) else "internal_error"
+        self._auditor.record(self._caller, self._operation, outcome, self.details)
 
 
 class Auditor:
@@ -45,26 +74,15 @@ class Auditor:
         self._log = log
         self._clock = clock
 
-    @contextmanager
-    def decision(
-        self, caller: Caller, operation: str, **facts: str | int | None
-    ) -> Iterator[Decision]:
-        """Run a use case and record its outcome.
+    def decision(self, caller: Caller, operation: str, **facts: str | int | None) -> Decision:
+        """Run a use case in the block and record its outcome.
 
         A domain error is recorded with its code and passes unchanged. Anything
         else is a fault of ours and is recorded as ``internal_error``.
         """
-        decision = Decision()
+        decision = Decision(self, caller, operation)
         decision.note(**facts)
-        try:
-            yield decision
-        except KeyplaneError as error:
-            self.record(caller, operation, error.code, decision.details)
-            raise
-        except BaseException:
-            self.record(caller, operation, "internal_error", decision.details)
-            raise
-        self.record(caller, operation, "ok", decision.details)
+        return decision
 
     @contextmanager
     def refusals(
@@ -74,7 +92,7 @@ class Auditor:
 
         Use cases record themselves, so nothing is recorded when the block succeeds.
         """
-        decision = Decision()
+        decision = Decision(self, caller, operation)
         decision.note(**facts)
         try:
             yield decision

@@ -168,13 +168,13 @@ class KmsProvider:
         """Serve from the node's keyring until the store has been read.
 
         Raises:
-            IntegrityError: it is the keyring of another provider or node.
+            IntegrityError: it is the keyring of another installation, provider or node.
         """
         self._keeper.start_from(kept)
 
     def refuse_keyring(self, error: KeyplaneError) -> None:
         """Remember, and record, that this node has a keyring that cannot be used."""
-        self._keeper.keyring_fault = error.message
+        self._keeper.keyring.fault = error.message
         self._auditor.record(
             Caller("provider", "keyplane"), "keyring.load", error.code, {"provider": self._name}
         )
@@ -212,7 +212,7 @@ class KmsProvider:
             status=self.outlook(),
             token_fault=self._token_fault(),
             store_fault=self._store_fault(),
-            keyring_fault=keeper.keyring_fault,
+            keyring_fault=keeper.keyring.fault,
             probe_age_seconds=now - self._probe.proved_at,
             refreshed_seconds_ago=now - keeper.read_at,
             generations=Counter(states),
@@ -241,8 +241,13 @@ class KmsProvider:
                 f"{store_fault}; what is known already is served on, and rotations "
                 "wait for this node"
             )
-        if keeper.keyring_fault:
-            warnings.append(f"{keeper.keyring_fault}; this node could not start without the store")
+        if keeper.keyring.fault:
+            warnings.append(f"{keeper.keyring.fault}; this node could not start without the store")
+        if keeper.uses_fault:
+            warnings.append(
+                "Encrypt is refused, because no uses are left that were counted before: "
+                f"{keeper.uses_fault}"
+            )
         readable = self._seeds_readable()
         if readable is not None:
             hours = readable.first_seconds / 3600
@@ -272,7 +277,8 @@ class KmsProvider:
         if active is None:
             known = "" if token_fault == UNPROVED else token_fault
             return KmsStatus(known or self._why_unbound(ledger), "")
-        faults = (token_fault, self._keeper.record_fault, *ledger.faults.values())
+        keeper = self._keeper
+        faults = (token_fault, keeper.record_fault, *ledger.faults.values(), keeper.exhausted)
         healthz = next(filter(None, faults), HEALTHY)
         closed = token_fault and self._outage is OutagePolicy.FAIL_CLOSED
         return KmsStatus(healthz, "" if closed else active.activation.id)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from keycore.domain.ids import ActivationId, VersionId
 from keycore.domain.providers import ActivationState, OutagePolicy
-from keycore.errors import KeyplaneError, StoreUnavailableError
+from keycore.errors import KeyplaneError
 from keycore.ports import Clock, Token
 from keycore.service.kms_ledger import Ledger, LedgerKeeper, prove
-from keycore.service.use_budget import UseBudget
 
 PROBE_SECONDS = 5.0
 """How often the active key is proved by a real encryption and decryption."""
@@ -25,8 +23,13 @@ UNPROVED = "the key has not been proved yet"
 """The probe's fault before its first run."""
 
 SEED_CACHE = timedelta(hours=24)
-"""How long kube-apiserver keeps a seed that it has had decrypted (``cacheTTL`` in
-``pkg/storage/value/encrypt/envelope/kmsv2/envelope.go`` of ``k8s.io/apiserver``)."""
+"""How long kube-apiserver keeps a seed that it has had decrypted: ``cacheTTL`` in
+``pkg/storage/value/encrypt/envelope/kmsv2/envelope.go`` of ``k8s.io/apiserver`` 0.37. An
+entry leaves at the first write, or Decrypt, after its time (``Expiring.Set`` in
+``k8s.io/apimachinery``), and every write keeps the seed that it used for as long again.
+So reads last so long at least; a restart of the API server ends them at once."""
+
+_SEED_MINUTES = int(SEED_CACHE.total_seconds()) // 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,28 +90,26 @@ class KmsReport:
 
 
 class SeedTimes:
-    """Remembers when seeds were handed out, by the minute, for as long as caches keep them."""
+    """Remembers when seeds were handed out, by the minute, for as long as caches keep them.
+
+    Any number of threads may note, and look, at once: every minute has a place of its own,
+    which is taken again a day later.
+    """
 
     def __init__(self) -> None:
         """Remember nothing."""
-        self._minutes: OrderedDict[int, None] = OrderedDict()
+        self._minutes = [0] * _SEED_MINUTES
 
     def note(self, now: datetime) -> None:
         """Remember that a seed was handed out."""
         minute = int(now.timestamp()) // 60
-        if minute in self._minutes:
-            return
-        self._minutes[minute] = None
-        oldest = minute - int(SEED_CACHE.total_seconds()) // 60
-        while next(iter(self._minutes), minute) < oldest:
-            self._minutes.popitem(last=False)
+        self._minutes[minute % _SEED_MINUTES] = minute
 
     def readable(self, now: datetime) -> SeedsReadable:
         """Tell how long what was handed out stays in caches; 0 when nothing is there."""
-        lifetime = SEED_CACHE.total_seconds()
-        left = [60 * minute + lifetime - now.timestamp() for minute in list(self._minutes)]
-        left = [seconds for seconds in left if seconds > 0] or [0.0]
-        return SeedsReadable(left[0], left[-1])
+        left = [60 * (minute + _SEED_MINUTES) - now.timestamp() for minute in self._minutes]
+        left = [seconds for seconds in left if seconds > 0]
+        return SeedsReadable(min(left, default=0.0), max(left, default=0.0))
 
 
 class Probe:
@@ -119,11 +120,10 @@ class Probe:
         proved_at: when a proof last succeeded, monotonic seconds.
     """
 
-    def __init__(self, token: Token, keeper: LedgerKeeper, budget: UseBudget, clock: Clock) -> None:
+    def __init__(self, token: Token, keeper: LedgerKeeper, clock: Clock) -> None:
         """Prove the active generation of ``keeper`` on ``token``."""
         self._token = token
         self._keeper = keeper
-        self._budget = budget
         self._clock = clock
         self._proved: VersionId | None = None
         self.fault = UNPROVED
@@ -149,14 +149,5 @@ class Probe:
 
     def _prove(self, ledger: Ledger) -> None:
         self._token.check()
-        if ledger.active is None:
-            return
-        prove(self._token, ledger.active.key, ledger.active.version)
-        version_id = ledger.active.version.id
-        try:
-            self._budget.prepare(version_id)
-        except StoreUnavailableError:
-            # What is left of the block in memory lasts long; a process that started
-            # without the store has none, and takes the one that was kept for it.
-            if not self._budget.has(version_id):
-                self._keeper.take_spare_uses(version_id)
+        if ledger.active is not None:
+            prove(self._token, ledger.active.key, ledger.active.version)

@@ -7,41 +7,33 @@ loaded an activation, so that this stays true after a restart without the store.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
-from keycore.domain.ids import ActivationId, KeyId, VersionId
-from keycore.domain.instances import Installation
+from keycore.domain.ids import ActivationId, KeyId
 from keycore.domain.keyring import NodeKeyring
 from keycore.domain.keys import Key, KeyVersion
 from keycore.domain.providers import Activation, Provider
 from keycore.errors import (
     IntegrityError,
     KeyExhaustedError,
+    KeyNotFoundError,
     KeyplaneError,
     StoreSetupError,
     StoreUnavailableError,
     TokenUnavailableError,
 )
-from keycore.ports import Clock, Keyring, RootKeys, Store
+from keycore.ports import Clock, RootKeys, Store
 from keycore.service.cipher import usable
+from keycore.service.keyring import KeyringKeeper
 from keycore.service.providers import ProviderService
 from keycore.service.records import Records, Unit
-from keycore.service.use_budget import RESERVED_MAX, UseBudget
+from keycore.service.use_budget import UseBudget
 
 HEARTBEAT_SECONDS = 10.0
 """How often a node tells the store that it is alive when nothing else changes."""
-
-KMS_USES_AHEAD = 256
-"""Uses that one provider process takes from the store at a time. The API server asks
-for an encryption at its start and at each new key_id, so this lasts for months, and a
-provider in a restart loop of one second takes half a year to use a version up."""
-
-KMS_USES_ASIDE = 64 * KMS_USES_AHEAD
-"""Uses that the keyring holds: so many times can a provider start without the store."""
 
 _PROBE_TEXT = b"keyplane/probe/1"
 
@@ -65,6 +57,7 @@ class Ledger:
         loaded: every live activation up to this sequence is in ``generations``.
         faults: activations that could not be loaded, with the reason.
         expires_at: when the provider's key expires, which stops nothing.
+        held: encrypts instead of the active one, until the keyring knows that one.
     """
 
     provider: Provider | None = None
@@ -72,22 +65,25 @@ class Ledger:
     loaded: int = 0
     faults: Mapping[ActivationId, str] = field(default_factory=dict)
     expires_at: datetime | None = None
+    held: ActivationId | None = None
 
     @property
     def active(self) -> Generation | None:
         """The generation that encrypts."""
         active = self.provider.active if self.provider else None
-        return self.generations.get(active.id) if active else None
+        return self.generations.get(self.held or active.id) if active else None
 
 
 class LedgerKeeper:
     """Keeps the snapshot, the node's row in the store, and the node's keyring.
 
     Attributes:
+        keyring: the node's keyring.
         ledger: the last snapshot.
         store_fault: why the store could not be asked the last time; empty for no reason.
         record_fault: what was wrong with that which the store answered.
-        keyring_fault: why the keyring could not be read or written.
+        exhausted: that the active version has reached its bound; empty before that.
+        uses_fault: why there are no counted uses of it left in hand.
         from_keyring: whether the snapshot is the keyring's, the store not read yet.
         read_at: when the last refresh ended, monotonic seconds.
     """
@@ -97,35 +93,32 @@ class LedgerKeeper:
         name: str,
         node: str,
         *,
-        installation: Installation,
         store: Store,
         records: Records,
         providers: ProviderService,
         root_keys: RootKeys,
         budget: UseBudget,
-        keyring: Keyring | None,
+        keyring: KeyringKeeper,
         clock: Clock,
     ) -> None:
         """Keep provider ``name`` on ``node``; nothing is read before :meth:`refresh`."""
         self._name = name
         self._node = node
-        self._installation = installation
         self._store = store
         self._records = records
         self._providers = providers
         self._root_keys = root_keys
         self._budget = budget
-        self._keyring = keyring
         self._clock = clock
         self._sequence = 0
         self._told = -1
         self._told_at = float("-inf")
-        self._kept: NodeKeyring | None = None
-        self._keeping = threading.Lock()
+        self.keyring = keyring
         self.ledger = Ledger()
         self.store_fault = "the store has not been read yet"
         self.record_fault = ""
-        self.keyring_fault = ""
+        self.exhausted = ""
+        self.uses_fault = ""
         self.from_keyring = False
         self.read_at = clock.monotonic()
 
@@ -133,13 +126,10 @@ class LedgerKeeper:
         """Take the snapshot of this node's keyring until the store has been read.
 
         Raises:
-            IntegrityError: it is the keyring of another provider or node.
+            IntegrityError: it is the keyring of another installation, provider or node.
         """
-        if (kept.provider.name, kept.node) != (self._name, self._node):
-            raise IntegrityError("keyring", f"{kept.provider.name}.{kept.node}")
-        keys = {key.id: key for key in kept.keys}
-        self._kept = kept
-        self.ledger = self._load(kept.provider, keys.get)
+        self.keyring.start_from(kept)
+        self.ledger = self._load(kept.provider, self.keyring.key)
         self.from_keyring = True
 
     def refresh(self) -> None:
@@ -148,47 +138,21 @@ class LedgerKeeper:
         It never raises a domain error, but keeps the reason and goes on with the last
         snapshot.
         """
+        if self.from_keyring and self.ledger.faults and self.ledger.provider:
+            # What the token could not load at the start is there all the same.
+            self.ledger = self._load(self.ledger.provider, self.keyring.key)
+        self._publish(self.ledger)
         self.store_fault, self.record_fault = self._faults_of_refresh()
+        self._prepare_uses()
         self.read_at = self._clock.monotonic()
-
-    def take_spare_uses(self, version_id: VersionId) -> bool:
-        """Take a block of the uses that the keyring holds for a start without the store.
-
-        Returns:
-            Whether there was one. A crash in between loses it, and counts none twice.
-        """
-        if self._keyring is None:
-            return False
-        spare = 0
-
-        def without(current: NodeKeyring | None) -> NodeKeyring:
-            nonlocal spare
-            uses = dict(current.uses) if current else {}
-            spare = min(uses.get(version_id, 0), KMS_USES_AHEAD)
-            if current is None or not spare:
-                raise KeyExhaustedError("the keyring holds no uses")
-            uses[version_id] -= spare
-            return replace(current, uses=_listed(uses), saved_at=self._clock.now())
-
-        with self._keeping:
-            try:
-                self._kept = self._keyring.update(without)
-            except KeyExhaustedError:
-                return False
-            except KeyplaneError as error:
-                self.keyring_fault = error.message
-                return False
-        self._budget.grant(version_id, spare)
-        return True
 
     def _faults_of_refresh(self) -> tuple[str, str]:
         try:
             self._read()
-            self._keep()
+            self.keyring.put_uses_aside()
             self._report()
             # The report may have activated what was pending.
             self._read()
-            self._keep()
         except TokenUnavailableError as error:
             # The store is well; what is wrong with the token others tell.
             return "", error.message
@@ -198,6 +162,23 @@ class LedgerKeeper:
             return "", error.message
         return "", ""
 
+    def _prepare_uses(self) -> None:
+        """Have uses of the active version in hand, from the store or else from the keyring."""
+        active = self.ledger.active
+        if active is None:
+            return
+        self.exhausted, fault = "", self.store_fault
+        try:
+            if not fault:
+                self._budget.prepare(active.version.id)
+        except KeyExhaustedError as error:
+            self.exhausted = error.message
+        except KeyplaneError as error:
+            fault = error.message
+        if not self._budget.has(active.version.id):
+            self._budget.grant(active.version.id, self.keyring.take_uses(active.version.id))
+        self.uses_fault = "" if self._budget.has(active.version.id) else fault
+
     def _read(self) -> None:
         sequence = self._store.changes_since(self._sequence).sequence
         # A load that failed for a passing reason is tried again at every call.
@@ -205,22 +186,30 @@ class LedgerKeeper:
             return
         with self._records.reading() as unit:
             provider = unit.find_provider(self._name)
-            self._ensure_not_shrunk(provider)
-            ledger = self._load(provider, unit.key) if provider else Ledger()
+            self._ensure_not_older(provider)
+            ledger = Ledger()
             if provider:
+                ledger = self._load(provider, partial(self._find_key, unit))
                 ledger = replace(ledger, expires_at=_expiry(unit, provider))
-        gone = self.ledger.generations.keys() - ledger.generations.keys()
-        self._root_keys.forget(self.ledger.generations[gone_id].version.id for gone_id in gone)
-        self.ledger = ledger
+        self._publish(ledger)
         self.from_keyring = False
         self._sequence = sequence
 
-    def _ensure_not_shrunk(self, provider: Provider | None) -> None:
-        # Nothing here ever shortens a ledger; somebody removed or replaced the row, and
-        # following it would give up what the API server's objects need.
-        known = len(self.ledger.provider.activations) if self.ledger.provider else 0
-        if known > (len(provider.activations) if provider else 0):
+    def _ensure_not_older(self, provider: Provider | None) -> None:
+        # Somebody removed or replaced the row, and following it would give up what the
+        # API server's objects need, or bring a former key_id back.
+        known = self.ledger.provider
+        if known is not None and not (provider and provider.continues(known)):
             raise IntegrityError("provider", self._name)
+
+    def _find_key(self, unit: Unit, key_id: KeyId) -> Key:
+        try:
+            return unit.key(key_id)
+        except (IntegrityError, KeyNotFoundError):
+            kept = self.keyring.key(key_id)
+            if kept is None:
+                raise
+            return kept
 
     def _load(self, provider: Provider, find: _KeyFinder) -> Ledger:
         generations: dict[ActivationId, Generation] = {}
@@ -248,80 +237,47 @@ class LedgerKeeper:
         prove(self._root_keys, key, version)
         return Generation(activation, key, version)
 
+    def _publish(self, ledger: Ledger) -> None:
+        """Write the keyring, then show a snapshot to everybody."""
+        if ledger.provider is not None:
+            self.keyring.keep(ledger.provider, self._needed_keys(ledger))
+            ledger = replace(ledger, held=self._held(ledger.provider))
+        gone = self.ledger.generations.keys() - ledger.generations.keys()
+        self._root_keys.forget(self.ledger.generations[gone_id].version.id for gone_id in gone)
+        self.ledger = ledger
+
+    def _held(self, provider: Provider) -> ActivationId | None:
+        """Return the activation at which Status stays because the keyring knows no newer one."""
+        kept = self.keyring.kept.provider.active if self.keyring.kept else None
+        if kept is None or kept == provider.active or kept.id not in {a.id for a in provider.live}:
+            return None
+        return kept.id
+
+    def _needed_keys(self, ledger: Ledger) -> tuple[Key, ...]:
+        """Return the keys of all live activations, each with the versions that these need.
+
+        One that cannot be loaded now stays as it was kept.
+        """
+        needed: dict[KeyId, Key] = {}
+        for activation in ledger.provider.live if ledger.provider else ():
+            generation = ledger.generations.get(activation.id)
+            key = generation.key if generation else self.keyring.key(activation.key_id)
+            version = key.version(activation.version_id) if key else None
+            if key is None or version is None:
+                continue
+            others = needed[key.id].versions if key.id in needed else ()
+            versions = sorted({*others, version}, key=lambda version: version.number)
+            needed[key.id] = replace(key, versions=tuple(versions))
+        return tuple(sorted(needed.values(), key=lambda key: key.id))
+
     def _report(self) -> None:
-        loaded = min(self.ledger.loaded, self._kept_up_to())
+        provider = self.ledger.provider
+        loaded = min(self.ledger.loaded, self.keyring.up_to(provider)) if provider else 0
         due = self._clock.monotonic() - self._told_at >= HEARTBEAT_SECONDS
         if due or loaded != self._told:
             self._providers.report(self._name, self._node, loaded)
             self._told = loaded
             self._told_at = self._clock.monotonic()
-
-    # --- the keyring ---------------------------------------------------------
-
-    def _kept_up_to(self) -> int:
-        """Return which activations the keyring holds, all of them where there is none."""
-        provider = self.ledger.provider
-        if self._keyring is None or provider is None:
-            return self.ledger.loaded
-        kept = {a.id for a in self._kept.provider.live} if self._kept else set[ActivationId]()
-        up_to = 0
-        for activation in provider.activations:
-            if activation in provider.live and activation.id not in kept:
-                break
-            up_to = activation.sequence
-        return up_to
-
-    def _keep(self) -> None:
-        """Write the keyring if something in it has changed; a fault is kept, not raised."""
-        provider = self.ledger.provider
-        if self._keyring is None or provider is None:
-            return
-        with self._keeping:
-            try:
-                wanted = self._wanted(provider)
-                if self._kept is None or wanted != replace(self._kept, saved_at=wanted.saved_at):
-                    self._kept = self._keyring.update(partial(_updated, wanted, self._kept))
-            except StoreUnavailableError as error:
-                self.keyring_fault = error.message
-            else:
-                self.keyring_fault = ""
-
-    def _wanted(self, provider: Provider) -> NodeKeyring:
-        return NodeKeyring(
-            self._installation,
-            self._node,
-            provider,
-            _needed_keys(self.ledger),
-            self._spare_uses(provider),
-            self._clock.now(),
-        )
-
-    def _spare_uses(self, provider: Provider) -> tuple[tuple[VersionId, int], ...]:
-        """Return the uses that the keyring shall hold, reserved where too few are left."""
-        spare = dict(self._kept.uses) if self._kept else {}
-        writing = {a.version_id for a in (provider.active, provider.pending) if a}
-        low = sorted(v for v in writing if spare.get(v, 0) <= KMS_USES_ASIDE // 2)
-        if low:
-            granted = self._store.reserve_uses(low, KMS_USES_ASIDE // 2, RESERVED_MAX)
-            spare |= {v: spare.get(v, 0) + count for v, count in granted.items()}
-        return _listed({v: spare.get(v, 0) for v in writing})
-
-
-def _updated(
-    wanted: NodeKeyring, known: NodeKeyring | None, current: NodeKeyring | None
-) -> NodeKeyring:
-    """Return ``wanted`` without the uses that another process of this node has taken.
-
-    During a takeover two processes have one keyring. What is there now counts, and what
-    this process has reserved comes on top.
-    """
-    there, before = dict(current.uses if current else ()), dict(known.uses if known else ())
-    uses = {v: there.get(v, 0) + count - before.get(v, 0) for v, count in wanted.uses}
-    return replace(wanted, uses=_listed(uses))
-
-
-def _listed(uses: Mapping[VersionId, int]) -> tuple[tuple[VersionId, int], ...]:
-    return tuple(sorted((version, count) for version, count in uses.items() if count > 0))
 
 
 def prove(root_keys: RootKeys, key: Key, version: KeyVersion) -> None:
@@ -340,17 +296,6 @@ def prove(root_keys: RootKeys, key: Key, version: KeyVersion) -> None:
     body = root_keys.encrypt(wrapped, _PROBE_TEXT, _PROBE_TEXT)
     if root_keys.decrypt(wrapped, body, _PROBE_TEXT) != _PROBE_TEXT:
         raise IntegrityError("key", key.id)
-
-
-def _needed_keys(ledger: Ledger) -> tuple[Key, ...]:
-    """Return the keys of all generations, each with the versions that these need only."""
-    needed: dict[str, Key] = {}
-    for generation in ledger.generations.values():
-        known = needed.get(generation.key.id)
-        others = known.versions if known else ()
-        versions = sorted({*others, generation.version}, key=lambda version: version.number)
-        needed[generation.key.id] = replace(generation.key, versions=tuple(versions))
-    return tuple(sorted(needed.values(), key=lambda key: key.id))
 
 
 def _expiry(unit: Unit, provider: Provider) -> datetime | None:

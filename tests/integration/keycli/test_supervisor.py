@@ -23,6 +23,15 @@ commands = {name: [sys.executable, "-c", program] for name, program in zip(given
 sys.exit(asyncio.run(Supervisor(commands, delay_seconds=0.05).run()))
 """
 
+TAKING_OVER = """
+import asyncio, sys
+from keycli.supervisor import Supervisor
+given = iter(sys.argv[1:])
+commands = {name: [sys.executable, "-c", program] for name, program in zip(given, given)}
+supervisor = Supervisor(commands, delay_seconds=0.05, leader="provider", patient=True)
+sys.exit(asyncio.run(supervisor.run()))
+"""
+
 FACE = """
 import os, signal, sys, time
 from keycli.supervisor import end_with_parent
@@ -59,6 +68,14 @@ while not may_end.exists():
 """
 
 MISSING_SETUP = "import sys; sys.exit(2)"
+
+ENDS_LATER = """
+import pathlib, sys, time
+while not pathlib.Path("{file}").exists():
+    time.sleep(0.02)
+sys.exit({code})
+"""
+
 SECONDS_MAX = 20
 
 
@@ -97,9 +114,9 @@ def supervising(face: Face, other: Face) -> Iterator[subprocess.Popen[bytes]]:
         supervisor.kill()
 
 
-def start(*names_and_programs: str) -> subprocess.Popen[bytes]:
+def start(*names_and_programs: str, supervisor: str = SUPERVISOR) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR, *names_and_programs], stderr=subprocess.PIPE
+        [sys.executable, "-c", supervisor, *names_and_programs], stderr=subprocess.PIPE
     )
 
 
@@ -166,6 +183,44 @@ def test_a_face_that_lost_its_parent_before_it_looked_ends_at_once(face: Face) -
 
     assert done.returncode == 0
     assert face.pids == []
+
+
+@pytest.mark.parametrize("code", [0, 75], ids=["in order", "a call hung"])
+def test_when_the_provider_was_taken_over_all_end(face: Face, tmp_path: Path, code: int) -> None:
+    taken = tmp_path / "taken"
+    provider = ENDS_LATER.format(file=taken, code=code)
+    with start("provider", provider, "face", face.program, supervisor=TAKING_OVER) as supervisor:
+        wait_for(lambda: face.runs, "the face")
+        taken.touch()
+
+        assert supervisor.wait(SECONDS_MAX) == 0
+
+    assert not face.runs
+
+
+def test_a_provider_that_dies_was_not_taken_over(face: Face, other: Face) -> None:
+    programs = ("provider", face.program, "face", other.program)
+    with start(*programs, supervisor=TAKING_OVER) as supervisor:
+        wait_for(lambda: face.runs and other.runs, "both faces")
+        os.kill(face.pids[0], signal.SIGKILL)
+
+        wait_for(lambda: len(face.pids) == 2 and face.runs, "the second run")
+        assert len(other.pids) == 1
+        supervisor.terminate()
+        assert supervisor.wait(SECONDS_MAX) == 0
+
+
+def test_during_a_takeover_a_face_waits_for_what_the_former_one_still_has(
+    face: Face, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    waiting = f"import sys; print('run', file=open({str(runs)!r}, 'a')); sys.exit(2)"
+    programs = ("provider", face.program, "rest", waiting)
+    with start(*programs, supervisor=TAKING_OVER) as supervisor:
+        wait_for(lambda: runs.exists() and runs.read_text().count("run") > 2, "a third run")
+        supervisor.terminate()
+
+        assert supervisor.wait(SECONDS_MAX) == 0
 
 
 @pytest.fixture

@@ -57,9 +57,9 @@ class KmsClient(AbstractContextManager["KmsClient"]):
         """Call Decrypt for what Encrypt returned."""
         return self.stub.Decrypt(opening(closed, uid), timeout=TIMEOUT_SECONDS).plaintext
 
-    def start_decrypt(self, closed: EncryptResponse) -> Any:
+    def start_decrypt(self, closed: EncryptResponse, *, timeout: float = TIMEOUT_SECONDS) -> Any:
         """Begin a Decrypt and return its future."""
-        return self.stub.Decrypt.future(opening(closed, "decrypt-1"), timeout=TIMEOUT_SECONDS)
+        return self.stub.Decrypt.future(opening(closed, "decrypt-1"), timeout=timeout)
 
     def call_raw(self, method: str, message: bytes) -> bytes:
         """Call any method with any bytes."""

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +27,8 @@ class ProviderProcess:
         settings: Settings,
         name: str = "first",
         *,
+        options: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "keycli.main"),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Serve as ``settings`` say.
@@ -35,6 +37,8 @@ class ProviderProcess:
             settings: only those of provider and token that were given are passed on; the
                 health address is passed on if it was given, and switched off else.
             name: tells the log files of one test apart.
+            options: of the command ``serve provider``.
+            program: what the interpreter runs.
             environment: what the process has besides ours.
         """
         self.socket = settings.provider.socket
@@ -44,7 +48,7 @@ class ProviderProcess:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("KEYPLANE_", "SOFTHSM2"))}
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "keycli.main", "--config", config, "serve", "provider"],
+                [sys.executable, *program, "--config", config, "serve", "provider", *options],
                 stderr=log,
                 stdout=log,
                 env=clean | dict(environment or {}),
@@ -74,6 +78,11 @@ class ProviderProcess:
     def wait(self) -> int:
         """Return the exit code of a process that ends by itself."""
         return self.process.wait(EXIT_SECONDS_MAX)
+
+    @property
+    def serves(self) -> bool:
+        """Whether it has shown its socket."""
+        return bool(self.logged("serving KMS v2"))
 
     def output(self) -> str:
         """Return everything it has printed."""

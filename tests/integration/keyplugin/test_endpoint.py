@@ -5,17 +5,20 @@ from __future__ import annotations
 import fcntl
 import grp
 import os
+import shutil
 import socket as sockets
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from keycore.errors import SettingsError, SocketInUseError
+from keycore.errors import SettingsError, SocketInUseError, UnavailableError
 from keycore.settings import SOCKET_PATH_BYTES_MAX, ProviderSettings
 from keyplugin import endpoint
-from keyplugin.endpoint import claim_socket
+from keyplugin.endpoint import SocketClaim, Standing, claim_socket, is_abandoned
 from tests.fakes.installation import FakeInstallation
 from tests.integration.keyplugin.client import KmsClient
 from tests.integration.keyplugin.serving import served
@@ -32,6 +35,12 @@ def listening() -> Iterator[list[sockets.socket]]:
         one.close()
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused starts are told at once; nobody here holds a lock for a moment only."""
+    monkeypatch.setattr(endpoint, "PATIENCE_SECONDS", 0.0)
+
+
 def listen(address: str, bound: list[sockets.socket]) -> None:
     """Bind as grpcio does with an address like ``unix:/run/…``."""
     one = sockets.socket(sockets.AF_UNIX)
@@ -42,6 +51,29 @@ def listen(address: str, bound: list[sockets.socket]) -> None:
 
 def settings_for(socket: Path, **others: str) -> ProviderSettings:
     return ProviderSettings(socket=socket, **others)  # type: ignore[arg-type]
+
+
+LOCK_FILES = {"kms.sock.lock", "kms.sock.next"}
+
+
+def names_in(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+@contextmanager
+def shown(
+    socket: Path, listening: list[sockets.socket], *, takeover: bool = False
+) -> Iterator[SocketClaim]:
+    """A claim whose socket is served at the path."""
+    with claim_socket(settings_for(socket), takeover=takeover) as claim:
+        claim.bind(lambda address: listen(address, listening))
+        claim.publish()
+        yield claim
+
+
+def is_served(path: Path) -> bool:
+    with sockets.socket(sockets.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def permissions(path: Path) -> int:
@@ -247,6 +279,32 @@ def test_a_directory_where_everybody_may_only_add_files_will_do(tmp_path: Path) 
         pass
 
 
+@needs_root
+@pytest.mark.parametrize("owner", [(65534, 0), (0, 65534)], ids=["another user", "a group"])
+def test_a_directory_in_which_others_may_replace_files_is_refused(
+    tmp_path: Path, owner: tuple[int, int]
+) -> None:
+    os.chown(tmp_path, *owner)
+    tmp_path.chmod(0o770)
+
+    with (
+        pytest.raises(SettingsError, match="may replace"),
+        claim_socket(settings_for(tmp_path / "kms.sock")),
+    ):
+        pass
+
+
+@needs_root
+def test_the_sockets_group_may_write_in_the_directory(tmp_path: Path) -> None:
+    """Its members may decrypt anyway."""
+    group = a_group()
+    os.chown(tmp_path, -1, group.gr_gid)
+    tmp_path.chmod(0o770)
+
+    with claim_socket(settings_for(tmp_path / "kms.sock", socket_group=group.gr_name)):
+        pass
+
+
 def test_a_directory_that_cannot_be_made_is_a_settings_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
@@ -286,13 +344,13 @@ def test_a_stale_socket_is_replaced(
         assert client.status().healthz == "ok"
 
 
-def test_stopping_removes_the_socket_and_keeps_the_lock_file(
+def test_stopping_removes_the_socket_and_keeps_the_lock_files(
     here: FakeInstallation, tmp_path: Path, socket: Path
 ) -> None:
     with served(here.core.kms, socket):
         pass
 
-    assert [path.name for path in tmp_path.iterdir()] == ["kms.sock.lock"]
+    assert names_in(tmp_path) == LOCK_FILES
 
 
 def test_stopping_leaves_what_has_taken_the_sockets_place(
@@ -323,7 +381,7 @@ def test_a_start_that_fails_leaves_no_private_socket(
     with pytest.raises(RuntimeError):
         start()
 
-    assert [path.name for path in tmp_path.iterdir()] == ["kms.sock.lock"]
+    assert names_in(tmp_path) == LOCK_FILES
 
 
 def test_a_start_that_fails_gives_the_lock_back(socket: Path) -> None:
@@ -348,3 +406,276 @@ def test_a_group_that_may_not_be_given_is_a_settings_error(
         monkeypatch.setattr(endpoint.os, "chown", refuse)
         with pytest.raises(SettingsError, match="cannot be given"):
             claim.bind(lambda address: listen(address, listening))
+
+
+def test_what_a_killed_process_has_left_is_removed(
+    tmp_path: Path, socket: Path, listening: list[sockets.socket]
+) -> None:
+    with claim_socket(settings_for(socket)) as killed:
+        listen(str(killed.private), listening)
+    listening[0].close()
+    assert names_in(tmp_path) == {killed.private.name, *LOCK_FILES}
+
+    with claim_socket(settings_for(socket)):
+        assert names_in(tmp_path) == LOCK_FILES
+
+
+def test_a_private_socket_that_is_alive_is_left_alone(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    """A process that was taken over still answers on its own."""
+    with claim_socket(settings_for(socket)) as other:
+        listen(str(other.private), listening)
+
+    with claim_socket(settings_for(socket)):
+        assert is_served(other.private)
+
+
+# --- keeping the path ---------------------------------------------------------
+
+
+def test_a_socket_that_nobody_touches_stays_ours(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    with shown(socket, listening) as claim:
+        assert claim.look() is Standing.OURS
+        assert is_served(socket)
+
+
+@pytest.mark.parametrize("mode", ["0600", "0660"])
+def test_a_socket_that_somebody_removed_is_put_back_as_it_was(
+    socket: Path, listening: list[sockets.socket], mode: str
+) -> None:
+    with claim_socket(settings_for(socket, socket_mode=mode)) as claim:
+        claim.bind(lambda address: listen(address, listening))
+        claim.publish()
+        inode = socket.stat().st_ino
+        socket.unlink()
+
+        with capture_logs() as logs:
+            assert claim.look() is Standing.OURS
+
+        assert is_served(socket)
+        assert (socket.stat().st_ino, permissions(socket)) == (inode, int(mode, 8))
+    assert [line["log_level"] for line in logs] == ["error"]
+    assert not socket.exists()
+
+
+def test_a_dead_socket_in_the_place_of_ours_is_replaced(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    """A process that took over was killed before it had the lock."""
+    with shown(socket, listening) as claim:
+        socket.unlink()
+        listen(str(socket), listening)
+        listening[-1].close()
+
+        assert claim.look() is Standing.OURS
+        assert is_served(socket)
+
+
+def test_a_strangers_live_socket_in_the_place_of_ours_stays_and_ends_us(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    with shown(socket, listening) as claim:
+        socket.unlink()
+        listen(str(socket), listening)
+        inode = socket.stat().st_ino
+
+        with pytest.raises(SocketInUseError, match="another program serves"):
+            claim.look()
+
+    assert socket.stat().st_ino == inode
+
+
+def test_a_file_in_the_place_of_our_socket_stays_and_ends_us(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    with shown(socket, listening) as claim:
+        socket.unlink()
+        socket.write_text("precious")
+
+        with pytest.raises(SocketInUseError, match="not a socket"):
+            claim.look()
+
+    assert socket.read_text() == "precious"
+
+
+@pytest.mark.parametrize("what", ["all files", "the directory"])
+def test_a_socket_that_cannot_be_put_back_ends_us(
+    tmp_path: Path, listening: list[sockets.socket], what: str
+) -> None:
+    directory = tmp_path / "run"
+    with shown(directory / "kms.sock", listening) as claim:
+        shutil.rmtree(directory)
+        if what == "all files":
+            directory.mkdir(mode=0o700)
+
+        with pytest.raises(UnavailableError, match="cannot be put back"):
+            claim.look()
+
+
+@pytest.mark.parametrize("name", sorted(LOCK_FILES))
+def test_a_lock_file_that_somebody_removed_does_not_let_a_second_owner_in(
+    tmp_path: Path, socket: Path, listening: list[sockets.socket], name: str
+) -> None:
+    with shown(socket, listening) as claim:
+        (tmp_path / name).unlink()
+        claim.look()
+
+        with (
+            pytest.raises(SocketInUseError, match="another keyplane process serves"),
+            claim_socket(settings_for(socket)),
+        ):
+            pass
+
+
+# --- taking over --------------------------------------------------------------
+
+
+def test_a_takeover_where_nobody_serves_is_a_start(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    with shown(socket, listening, takeover=True) as claim:
+        assert not claim.takes_over
+        assert claim.look() is Standing.OURS
+        assert is_served(socket)
+
+
+def test_a_takeover_changes_nothing_before_it_is_published(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    with shown(socket, listening) as former:
+        inode = socket.stat().st_ino
+        with claim_socket(settings_for(socket), takeover=True) as claim:
+            assert claim.takes_over
+            claim.bind(lambda address: listen(address, listening))
+
+            assert former.look() is Standing.OURS
+            assert socket.stat().st_ino == inode
+        # It failed, as far as the former one can see.
+        assert former.look() is Standing.OURS
+        assert is_served(socket)
+
+
+def test_a_takeover_is_seen_by_the_former_owner_and_leaves_its_socket_to_the_new_one(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    with shown(socket, listening) as former, shown(socket, listening, takeover=True) as claim:
+        inode = socket.stat().st_ino
+
+        assert former.look() is Standing.TAKEN_OVER
+        former.withdraw()
+        assert claim.look() is Standing.OURS
+        assert socket.stat().st_ino == inode
+    assert not socket.exists()
+
+
+def test_a_former_owner_that_ends_before_it_looks_does_not_remove_the_new_socket(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    with shown(socket, listening) as former, shown(socket, listening, takeover=True):
+        inode = socket.stat().st_ino
+
+        former.withdraw()
+
+        assert socket.stat().st_ino == inode
+
+
+def test_a_former_owner_that_ends_during_a_takeover_removes_nothing_at_the_path(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    """Between its look and its removal the new socket could have come."""
+    with (
+        shown(socket, listening) as former,
+        claim_socket(settings_for(socket), takeover=True) as claim,
+    ):
+        claim.bind(lambda address: listen(address, listening))
+        inode = socket.stat().st_ino
+
+        former.withdraw()
+
+        assert socket.stat().st_ino == inode
+        claim.publish()
+        assert socket.stat().st_ino != inode
+
+
+def test_a_start_by_mistake_is_refused_at_every_moment_of_a_takeover(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    def start() -> None:
+        with (
+            pytest.raises(SocketInUseError, match="another keyplane process"),
+            claim_socket(settings_for(socket)),
+        ):
+            pass
+
+    with (
+        shown(socket, listening) as former,
+        claim_socket(settings_for(socket), takeover=True) as claim,
+    ):
+        start()
+        claim.bind(lambda address: listen(address, listening))
+        start()
+        claim.publish()
+        start()
+        former.look()
+        start()
+        claim.look()
+        start()
+        assert is_served(socket)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_of_two_takeovers_at_once_one_waits_and_then_fails_clearly(
+    socket: Path,
+    listening: list[sockets.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    published: bool,
+) -> None:
+    monkeypatch.setattr(endpoint, "TAKEOVER_SECONDS_MAX", 0.2)
+    with shown(socket, listening), claim_socket(settings_for(socket), takeover=True) as first:
+        first.bind(lambda address: listen(address, listening))
+        if published:
+            first.publish()
+
+        with (
+            pytest.raises(SocketInUseError, match="about to serve"),
+            claim_socket(settings_for(socket), takeover=True),
+        ):
+            pass
+
+
+def test_a_finished_takeover_can_be_taken_over_in_turn(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    with shown(socket, listening) as first, shown(socket, listening, takeover=True) as second:
+        first.look()
+        second.look()
+
+        with shown(socket, listening, takeover=True) as third:
+            assert second.look() is Standing.TAKEN_OVER
+            assert third.look() is Standing.OURS
+
+
+def test_a_takeover_replaces_no_file(socket: Path, listening: list[sockets.socket]) -> None:
+    with shown(socket, listening), claim_socket(settings_for(socket), takeover=True) as claim:
+        claim.bind(lambda address: listen(address, listening))
+        socket.unlink()
+        socket.write_text("precious")
+
+        with pytest.raises(SocketInUseError, match="not a socket"):
+            claim.publish()
+
+    assert socket.read_text() == "precious"
+
+
+def test_a_path_is_abandoned_when_nobody_serves_it_nor_is_about_to(
+    socket: Path, listening: list[sockets.socket]
+) -> None:
+    assert is_abandoned(socket)
+    with claim_socket(settings_for(socket)):
+        assert not is_abandoned(socket)
+    with shown(socket, listening):
+        assert not is_abandoned(socket)
+    assert is_abandoned(socket)

@@ -18,7 +18,7 @@ import pytest
 from grpc import StatusCode
 
 from keycore.adapters.pkcs11_token import Pkcs11Token
-from keycore.service.kms import PROBE_SECONDS
+from keycore.service.kms_health import PROBE_SECONDS
 from keycore.settings import Settings
 from keyplugin.kmsapi.api_pb2 import EncryptResponse
 from keyplugin.server import GRACE_SECONDS

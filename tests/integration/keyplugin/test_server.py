@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import socket as sockets
-import struct
+import logging
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc import StatusCode
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
 from keycore.errors import IntegrityError, TokenUnavailableError
-from keyplugin import server
+from keyplugin import server, silence
 from keyplugin.errors import OVERLOADED, UNEXPECTED
-from tests.fakes.installation import FakeInstallation
+from keyplugin.kmsapi.api_pb2 import StatusRequest
+from keyplugin.servicer import LOOKING
+from tests.fakes.installation import CALLER, FakeInstallation
 from tests.integration.keyplugin.client import SEED, KmsClient
 from tests.integration.keyplugin.serving import served
 
 DECRYPT = "/v2.KeyManagementService/Decrypt"
-HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 eventually = retry(
     retry=retry_if_result(lambda reached: not reached),
@@ -76,29 +75,90 @@ def test_status_answers_while_32_decrypts_hang_in_the_token(
     assert {call.result().plaintext for call in hanging} == {SEED}
 
 
-@pytest.mark.parametrize("method", ["Decrypt", "Status"])
-def test_a_client_that_stops_in_the_middle_of_a_call_stops_nobody_else(
-    client: KmsClient, socket: Path, method: str
-) -> None:
-    """Grpcio waits for a call's message in the thread that will answer it."""
-    silent = threading.Event()
+@contextmanager
+def silent_calls(socket: Path, method: str, count: int) -> Iterator[list[grpc.Future]]:
+    """Open calls whose messages never come; they are cancelled after the block."""
+    ended = threading.Event()
 
     def never() -> Iterator[bytes]:
-        silent.wait()
-        yield b""
+        ended.wait()
+        yield from ()
 
-    with KmsClient(socket) as other:
-        calls = [
-            other.channel.stream_unary(f"/v2.KeyManagementService/{method}").future(never())
-            for _ in range(3)
-        ]
+    with KmsClient(socket) as client:
+        open_call = client.channel.stream_unary(f"/v2.KeyManagementService/{method}").future
+        calls = [open_call(never()) for _ in range(count)]
         try:
-            assert client.status().healthz == "ok"
-            assert client.decrypt(client.encrypt()) == SEED
+            yield calls
         finally:
             for call in calls:
                 call.cancel()
-            silent.set()
+            ended.set()
+
+
+@pytest.mark.parametrize("method", ["Decrypt", "Status"])
+def test_clients_that_stop_in_the_middle_of_a_call_stop_nobody_else(
+    client: KmsClient, socket: Path, method: str
+) -> None:
+    """There are more of them than threads, and kube-apiserver waits three seconds."""
+    closed = client.encrypt()
+
+    with silent_calls(socket, method, 24):
+        started = time.monotonic()
+        assert client.decrypt(closed) == SEED
+        assert client.status().healthz == "ok"
+        seconds = time.monotonic() - started
+
+    assert seconds < 3
+
+
+def test_a_call_whose_message_does_not_come_is_given_up(client: KmsClient, socket: Path) -> None:
+    with capture_logs() as logs, silent_calls(socket, "Decrypt", 1) as (call,):
+        assert call.code() is StatusCode.CANCELLED
+
+    assert [(line["event"], line["method"]) for line in logs] == [
+        ("a call failed: its message did not come", DECRYPT)
+    ]
+
+
+def test_a_call_that_has_waited_long_for_the_token_is_not_given_up(
+    here: FakeInstallation, client: KmsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "MESSAGE_ROUNDS", 0)
+    closed = client.encrypt()
+
+    with hanging_token(here, monkeypatch) as entered:
+        waiting = [client.start_decrypt(closed) for _ in range(16)]
+        assert entered.wait(10)
+        client.status()
+
+    assert {call.result().plaintext for call in waiting} == {SEED}
+
+
+def test_a_storm_of_one_client_is_slowed_down_and_not_refused(client: KmsClient) -> None:
+    """It is four times as much as may wait for the token, and all of it comes at once."""
+    closed = client.encrypt()
+
+    calls = [client.start_decrypt(closed, timeout=60) for _ in range(4 * server.TOKEN_CALLS_MAX)]
+
+    assert {call.result().plaintext for call in calls} == {SEED}
+
+
+def test_a_token_that_is_used_in_parallel_gets_as_many_calls_at_once(
+    here: FakeInstallation, socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes = 2 * server.TOKEN_THREADS
+    together, decrypt = threading.Barrier(lanes), here.token.decrypt
+
+    def meet(*arguments: object) -> bytes:
+        together.wait(10)
+        return decrypt(*arguments)  # type: ignore[arg-type]
+
+    with served(here.core.kms, socket, parallelism=lanes), KmsClient(socket) as client:
+        closed = client.encrypt()
+        monkeypatch.setattr(here.token, "decrypt", meet)
+        calls = [client.start_decrypt(closed) for _ in range(lanes)]
+
+        assert {call.result().plaintext for call in calls} == {SEED}
 
 
 def test_calls_beyond_the_queue_are_refused_and_status_still_answers(
@@ -195,16 +255,14 @@ def test_a_domain_error_arrives_with_its_code(
     assert failed.value.details().startswith(str(error))
 
 
-def test_calls_go_on_without_a_store_and_status_tells_of_it(
-    here: FakeInstallation, client: KmsClient
-) -> None:
+def test_calls_go_on_without_a_store(here: FakeInstallation, client: KmsClient) -> None:
     key_id, closed = client.status().key_id, client.encrypt()
 
     here.store.lost = True
     here.core.kms.refresh()
     status = client.status()
 
-    assert (status.healthz, status.key_id) == ("the store does not answer", key_id)
+    assert (status.healthz, status.key_id) == ("ok", key_id)
     assert client.decrypt(closed) == SEED
     assert client.decrypt(client.encrypt()) == SEED
 
@@ -220,92 +278,65 @@ def test_an_unexpected_exception_says_nothing_to_the_caller_and_everything_to_th
 
     assert (failed.value.code(), failed.value.details()) == (StatusCode.INTERNAL, UNEXPECTED)
     assert [(line["log_level"], line["method"], line["exc_info"]) for line in logs] == [
-        ("error", DECRYPT, True)
+        ("error", "Decrypt", True)
     ]
 
 
-# --- strangers ----------------------------------------------------------------
+# --- what the log is told -----------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["/v2.KeyManagementService/Destroy", "/v1beta1.KeyManagementService/Encrypt", "/x", "/"],
-)
-def test_an_unknown_method_is_unimplemented(client: KmsClient, method: str) -> None:
-    with pytest.raises(grpc.RpcError) as refused:
-        client.call_raw(method, b"")
+def test_a_failed_call_leaves_one_warning_with_the_api_servers_uid(client: KmsClient) -> None:
+    closed = client.encrypt()
+    closed.key_id = "another"
 
-    assert refused.value.code() is StatusCode.UNIMPLEMENTED
+    with capture_logs() as logs, pytest.raises(grpc.RpcError):
+        client.decrypt(closed, uid="c0ffee")
 
-
-def test_a_message_that_is_no_protobuf_is_refused(client: KmsClient) -> None:
-    with pytest.raises(grpc.RpcError) as refused:
-        client.call_raw(DECRYPT, b"\xff" * 100)
-
-    assert refused.value.code() is StatusCode.INTERNAL
-    assert refused.value.details() == "Exception deserializing request!"
-
-
-def test_a_message_above_64_kib_is_refused(client: KmsClient) -> None:
-    with pytest.raises(grpc.RpcError) as refused:
-        client.encrypt(bytes(server.MESSAGE_BYTES_MAX))
-
-    assert refused.value.code() is StatusCode.RESOURCE_EXHAUSTED
+    (line,) = logs
+    assert line.pop("milliseconds") > 0
+    assert line == {
+        "log_level": "warning",
+        "event": "a call failed",
+        "method": "Decrypt",
+        "uid": "c0ffee",
+        "code": "INVALID_ARGUMENT",
+        "error": "the ciphertext is invalid or corrupted",
+    }
 
 
-messages = st.binary(max_size=300)
+def test_a_uid_reaches_the_log_short_and_printable(client: KmsClient) -> None:
+    with capture_logs() as logs, pytest.raises(grpc.RpcError):
+        client.encrypt(b"", uid="line\nbreak" + 1000 * "x")
+
+    assert [len(line["uid"]) for line in logs] == [127]
+    assert logs[0]["uid"].startswith("linebreak")
 
 
-@given(message=messages)
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_no_message_makes_decrypt_return_a_plaintext(client: KmsClient, message: bytes) -> None:
-    with pytest.raises(grpc.RpcError) as refused:
-        client.call_raw(DECRYPT, message)
-
-    assert refused.value.code() in {StatusCode.INVALID_ARGUMENT, StatusCode.INTERNAL}
-    assert refused.value.details() != UNEXPECTED
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """Return an HTTP/2 frame (RFC 9113, 4.1)."""
-    return struct.pack("!I", len(payload))[1:] + struct.pack("!BBI", kind, flags, stream) + payload
-
-
-frames = st.builds(
-    frame,
-    kind=st.integers(0, 12),
-    flags=st.integers(0, 255),
-    stream=st.sampled_from([0, 1, 2, 3, 2**31 - 1]),
-    payload=st.binary(max_size=100),
-)
-garbage = st.one_of(
-    st.binary(max_size=300),
-    st.lists(frames, max_size=5).map(lambda some: HTTP2_PREFACE + b"".join(some)),
-    st.lists(frames, max_size=5).map(
-        lambda some: HTTP2_PREFACE + frame(4, 0, 0, b"") + b"".join(some)
-    ),
-)
-
-
-@given(sent=garbage)
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_no_bytes_on_the_socket_stop_the_server(
-    client: KmsClient, socket: Path, sent: bytes
+@pytest.mark.parametrize(("level", "lines"), [("DEBUG", 1), ("INFO", 0)])
+def test_an_answered_call_is_told_at_debug_level_only(
+    client: KmsClient, caplog: pytest.LogCaptureFixture, level: str, lines: int
 ) -> None:
-    with sockets.socket(sockets.AF_UNIX) as stranger:
-        stranger.settimeout(5)
-        stranger.connect(str(socket))
-        with suppress(BrokenPipeError, ConnectionResetError):
-            stranger.sendall(sent)
-            stranger.shutdown(sockets.SHUT_WR)
-            while stranger.recv(4096):
-                pass
+    with caplog.at_level(logging.getLevelName(level), "keyplugin"), capture_logs() as logs:
+        client.encrypt(uid="c0ffee")
 
-    assert client.status().healthz == "ok"
+    assert [(line["log_level"], line["method"], line["uid"]) for line in logs] == lines * [
+        ("debug", "Encrypt", "c0ffee")
+    ]
+
+
+def test_a_look_does_not_fix_the_activation_that_encrypts(
+    here: FakeInstallation, client: KmsClient
+) -> None:
+    """Only the API server's own Status may; it would throw the ciphertext away."""
+    key_id = client.status().key_id
+    core = here.core
+    core.keys.rotate(CALLER, core.providers.overview(core.settings.provider.name).provider.key_id)
+    core.kms.refresh()
+
+    looked = client.stub.Status(StatusRequest(), metadata=(LOOKING,), timeout=10).key_id
+
+    assert looked != key_id
+    assert client.encrypt().key_id == key_id
 
 
 def _raising(error: Exception) -> object:

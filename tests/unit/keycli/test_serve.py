@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ import pytest
 from testbed.loopback import free_port
 from tests.unit.keycli.conftest import Run
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
 ISSUER = '[[rest.issuers]]\nname = "idp"\nurl = "https://idp.example.org"\naudience = "keyplane"\n'
 
 
@@ -23,11 +26,19 @@ class Supervised:
         self.commands: Mapping[str, Sequence[str]] = {}
         self.addresses: list[Any] = []
         self.code = 0
+        self.leader = ""
+        self.patient = False
 
     def __call__(
-        self, commands: Mapping[str, Sequence[str]], *, listeners: Sequence[socket.socket] = ()
+        self,
+        commands: Mapping[str, Sequence[str]],
+        *,
+        listeners: Sequence[socket.socket] = (),
+        leader: str = "",
+        patient: bool = False,
     ) -> int:
         self.commands = commands
+        self.leader, self.patient = leader, patient
         self.addresses = [listener.getsockname() for listener in listeners]
         self.numbers = [str(listener.fileno()) for listener in listeners]
         for listener in listeners:
@@ -72,6 +83,79 @@ def test_each_face_is_started_with_the_same_settings(
         "rest": [*program, "serve", "rest"],
         "provider": [*program, "serve", "provider"],
     }
+
+
+# --- taking over --------------------------------------------------------------
+
+
+@pytest.fixture
+def provided(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, bool]]:
+    """With which options a provider was to run in this process."""
+    provided: list[dict[str, bool]] = []
+    monkeypatch.setattr("keyplugin.main.run", lambda _, **options: provided.append(options))
+    # The test process keeps its own logging.
+    monkeypatch.setattr("keycli.logs.configure_logs", lambda *_, **__: None)
+    return provided
+
+
+@pytest.mark.parametrize("takeover", [False, True])
+@pytest.mark.parametrize("standby", [False, True])
+def test_a_provider_takes_over_and_stands_by_when_it_is_told_to(
+    run: Run, provided: list[dict[str, bool]], takeover: bool, standby: bool
+) -> None:
+    options = ["--takeover"] * takeover + ["--standby"] * standby
+
+    assert run("serve", "provider", *options).code == 0
+
+    assert provided == [{"takeover": takeover, "standby": standby}]
+
+
+def test_of_several_faces_the_provider_alone_takes_over(run: Run, supervised: Supervised) -> None:
+    run("serve", "--takeover")
+
+    assert supervised.commands["provider"][-3:] == ["serve", "provider", "--takeover"]
+    assert supervised.commands["operator"][-2:] == ["serve", "operator"]
+    assert (supervised.leader, supervised.patient) == ("provider", True)
+
+
+def test_without_a_takeover_a_wrong_setup_is_not_waited_out(
+    run: Run, supervised: Supervised
+) -> None:
+    run("serve")
+
+    assert "--takeover" not in supervised.commands["provider"]
+    assert (supervised.leader, supervised.patient) == ("provider", False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("operator", "--takeover"), ("rest", "--standby"), ("provider", "operator", "--standby")],
+    ids=" ".join,
+)
+def test_an_option_that_cannot_be_followed_is_refused(
+    run: Run, supervised: Supervised, arguments: tuple[str, ...]
+) -> None:
+    assert run("serve", *arguments).code == 2
+
+    assert supervised.commands == {}
+
+
+@pytest.mark.parametrize(
+    "example",
+    ["keyplane-provider.service", "keyplane-provider@.service", "keyplane-provider-pod.yaml"],
+)
+def test_the_examples_start_a_provider(
+    run: Run, provided: list[dict[str, bool]], example: str
+) -> None:
+    text = (EXAMPLES / example).read_text(encoding="utf-8")
+    (words,) = re.findall(r"(?:bin/keyplane |command: \[keyplane, )(.*?)\]?$", text, re.MULTILINE)
+
+    assert run(*words.replace(",", "").split()).code == 0
+
+    assert len(provided) == 1
+
+
+# --- how it ends --------------------------------------------------------------
 
 
 def test_the_code_of_the_supervisor_is_the_end(run: Run, supervised: Supervised) -> None:

@@ -17,7 +17,7 @@ from keycore.diagnosis.encryption_configuration import (
     seconds_of,
 )
 from keycore.diagnosis.examination import Examination
-from keycore.diagnosis.findings import Verdict, ok
+from keycore.diagnosis.findings import Verdict
 from keycore.settings import ProviderSettings, Settings
 from tests.fakes.fixed_clock import FixedClock
 

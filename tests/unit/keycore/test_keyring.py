@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from keycore.bootstrap import Core, wire
+from keycore.domain.ids import new_uuid
 from keycore.domain.keys import Key
 from keycore.domain.providers import ActivationState
 from keycore.errors import IntegrityError, StoreUnavailableError
+from keycore.service.keyring import KMS_USES_AHEAD, KMS_USES_ASIDE
 from keycore.service.kms import HEALTHY, KmsProvider
-from keycore.service.kms_ledger import KMS_USES_AHEAD, KMS_USES_ASIDE
+from keycore.service.kms_health import PROBE_SECONDS, KmsStatus
 from keycore.settings import ProviderSettings, Settings
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.fakes.memory_keyring import MemoryKeyring
-from tests.unit.keycore.examples import APISERVER, SEED, root_key
+from tests.unit.keycore.examples import APISERVER, SEED, put_provider, root_key, tamper_key
 
 
 def process(here: FakeInstallation, keyring: MemoryKeyring, node: str = "node-a") -> Core:
@@ -185,6 +187,100 @@ def test_a_ledger_that_is_shorter_than_the_keyring_is_not_followed(
     assert restarted.decrypt(APISERVER, ciphertext, key_id) == SEED
 
 
+def test_another_ledger_of_the_same_length_is_not_followed(
+    here: FakeInstallation, keyring: MemoryKeyring, key: Key, kms: KmsProvider
+) -> None:
+    """An older store was put back, and went on differently."""
+    rows = here.store._tables
+    older = rows.providers["keyplane"], rows.keys[key.id]
+    here.core.keys.rotate(CALLER, key.id)
+    kms.refresh()
+    kms.status()
+    ciphertext, key_id = kms.encrypt(APISERVER, SEED)
+    rows = here.store._tables
+    rows.providers["keyplane"], rows.keys[key.id] = older
+    here.core.providers.bind(CALLER, "keyplane", root_key(here).id)
+
+    kms.refresh()
+
+    assert kms.status().key_id == key_id
+    assert "fails its integrity check" in kms.status().healthz
+    assert kms.decrypt(APISERVER, ciphertext, key_id) == SEED
+
+
+def test_a_ledger_in_an_earlier_state_is_not_followed(
+    here: FakeInstallation, keyring: MemoryKeyring, key: Key, kms: KmsProvider
+) -> None:
+    """Its rows are as many, but Status would go back to a former key_id."""
+    here.core.providers.report("keyplane", "node-b", 1)
+    here.core.keys.rotate(CALLER, key.id)
+    kms.refresh()
+    older = here.store._tables.providers["keyplane"]
+    here.core.providers.report("keyplane", "node-b", 2)
+    kms.refresh()
+    newest = kms.status().key_id
+    put_provider(here, older)
+    here.core.providers.report("keyplane", "node-c", 0)
+
+    kms.refresh()
+
+    assert kms.status().key_id == newest
+
+
+def test_status_does_not_move_to_a_key_id_that_a_restart_would_take_back(
+    here: FakeInstallation, keyring: MemoryKeyring, key: Key, kms: KmsProvider
+) -> None:
+    """The disk is full just when the others have switched."""
+    former = kms.status().key_id
+    here.core.providers.report("keyplane", "node-b", 1)
+    here.core.keys.rotate(CALLER, key.id)
+    kms.refresh()
+    keyring.full = True
+    here.core.providers.report("keyplane", "node-b", 2)
+
+    kms.refresh()
+
+    assert kms.status() == KmsStatus(HEALTHY, former)
+    assert kms.encrypt(APISERVER, SEED)[1] == former
+    keyring.full = False
+    kms.refresh()
+    newest = kms.status().key_id
+    assert newest not in ("", former)
+    here.store.lost = True
+    assert process(here, keyring).kms.status().key_id == newest
+
+
+def test_what_the_token_could_not_load_at_the_start_is_loaded_without_the_store(
+    here: FakeInstallation, keyring: MemoryKeyring, kms: KmsProvider
+) -> None:
+    ciphertext, key_id = kms.encrypt(APISERVER, SEED)
+    here.store.lost = here.token.lost = True
+    restarted = process(here, keyring).kms
+    assert restarted.status().key_id == ""
+    here.token.lost = False
+
+    restarted.refresh()
+
+    assert restarted.status() == KmsStatus(HEALTHY, key_id)
+    assert restarted.decrypt(APISERVER, ciphertext, key_id) == SEED
+
+
+def test_a_key_that_is_broken_in_the_store_stays_in_the_keyring_and_serves(
+    here: FakeInstallation, keyring: MemoryKeyring, key: Key, kms: KmsProvider
+) -> None:
+    ciphertext, key_id = kms.encrypt(APISERVER, SEED)
+    tamper_key(here, key.id, name="changed")
+    here.token.lost = True
+    restarted = process(here, keyring).kms
+    here.token.lost = False
+
+    restarted.refresh()
+
+    assert restarted.decrypt(APISERVER, ciphertext, key_id) == SEED
+    assert keyring.kept is not None
+    assert [kept.id for kept in keyring.kept.keys] == [key.id]
+
+
 def test_an_older_keyring_does_not_bring_back_what_was_released(
     here: FakeInstallation, keyring: MemoryKeyring, key: Key, kms: KmsProvider
 ) -> None:
@@ -204,16 +300,17 @@ def test_an_older_keyring_does_not_bring_back_what_was_released(
     assert keyring.kept is not older
 
 
-@pytest.mark.parametrize("change", ["node", "provider"])
+@pytest.mark.parametrize("change", ["node", "provider", "installation"])
 def test_the_keyring_of_somebody_else_is_refused(
     here: FakeInstallation, keyring: MemoryKeyring, kms: KmsProvider, change: str
 ) -> None:
-    assert keyring.kept is not None
-    foreign = (
-        replace(keyring.kept, node="node-b")
-        if change == "node"
-        else replace(keyring.kept, provider=replace(keyring.kept.provider, name="other"))
-    )
+    kept = keyring.kept
+    assert kept is not None
+    foreign = {
+        "node": replace(kept, node="node-b"),
+        "provider": replace(kept, provider=replace(kept.provider, name="other")),
+        "installation": replace(kept, installation=replace(kept.installation, id=new_uuid())),
+    }[change]
 
     with pytest.raises(IntegrityError):
         here.another_process("node-a").kms.start_from(foreign)
@@ -266,8 +363,7 @@ def test_a_block_that_is_used_up_is_followed_by_the_next_one(
     for _ in range(KMS_USES_AHEAD):
         restarted.encrypt(APISERVER, SEED)
 
-    here.clock.advance(seconds=10)
-    restarted.prove()
+    restarted.refresh_ledger()
 
     assert restarted.encrypt(APISERVER, SEED)
 
@@ -316,6 +412,52 @@ def test_no_use_is_taken_that_cannot_be_struck_off_the_keyring(
     with pytest.raises(StoreUnavailableError):
         restarted.encrypt(APISERVER, SEED)
     assert spare(keyring) == aside
+
+
+def test_a_keyring_that_cannot_be_written_wastes_no_uses(here: FakeInstallation, key: Key) -> None:
+    """A full disk for a day would otherwise use the version up."""
+    keyring = MemoryKeyring()
+    keyring.full = True
+    kms = process(here, keyring).kms
+    granted = here.store.uses([key.current.id])
+
+    for _ in range(100):
+        kms.refresh()
+
+    assert here.store.uses([key.current.id]) == granted
+
+
+def test_that_no_uses_are_left_is_told(
+    here: FakeInstallation, keyring: MemoryKeyring, kms: KmsProvider
+) -> None:
+    here.store.lost = keyring.full = True
+
+    restarted = process(here, keyring).kms
+
+    assert any(warning.startswith("Encrypt is refused") for warning in restarted.warnings())
+    here.store.lost = keyring.full = False
+    restarted.refresh()
+    assert restarted.warnings() == []
+
+
+def test_a_store_that_hangs_makes_no_proof_old(
+    here: FakeInstallation,
+    keyring: MemoryKeyring,
+    kms: KmsProvider,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hang(*_: object) -> None:
+        pytest.fail("a proof has asked the store")
+
+    for _ in range(KMS_USES_AHEAD - 1):
+        kms.encrypt(APISERVER, SEED)
+    for method in ("reserve_uses", "changes_since", "reading", "writing", "uses"):
+        monkeypatch.setattr(here.store, method, hang)
+    here.clock.advance(seconds=PROBE_SECONDS)
+
+    kms.prove()
+
+    assert kms.report().probe_age_seconds == 0
 
 
 def test_uses_that_another_process_of_the_node_has_taken_do_not_come_back(

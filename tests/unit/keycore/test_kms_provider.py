@@ -17,13 +17,13 @@ from keycore.errors import (
     UnavailableError,
 )
 from keycore.service.cipher import EnvelopeCipher
+from keycore.service.keyring import KMS_USES_AHEAD
 from keycore.service.kms import (
     CIPHERTEXT_BYTES_MAX,
     HEALTHY,
     KmsProvider,
     KmsStatus,
 )
-from keycore.service.kms_ledger import KMS_USES_AHEAD
 from keycore.service.use_budget import RESERVED_MAX, UseBudget
 from tests.fakes.installation import CALLER, FakeInstallation
 from tests.unit.keycore.examples import (

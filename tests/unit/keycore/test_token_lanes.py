@@ -188,3 +188,29 @@ def test_an_abandoned_lane_destroys_nothing(profile: CountingProfile) -> None:
 
     assert profile.destroyed == []
     assert lane.working_copy(LOGIN, key("1")) == "1#1"
+
+
+def test_nobody_is_overtaken_until_the_deadline(profile: CountingProfile) -> None:
+    """Threads that come back at once, as at a slow token, let those pass that have waited."""
+    lanes = lanes_of(profile, 1)
+    end = time.monotonic() + 10 * DEADLINE
+    taken_by = [0, 0, 0, 0]
+    refused: list[Exception] = []
+
+    def work(number: int) -> None:
+        while time.monotonic() < end:
+            try:
+                with taken(lanes):
+                    taken_by[number] += 1
+                    time.sleep(DEADLINE / 10)
+            except TokenUnavailableError as error:
+                refused.append(error)
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert refused == []
+    assert min(taken_by) > 0
