@@ -40,6 +40,9 @@ class ExitCode(IntEnum):
     STUCK = 75
     """A call inside the HSM did not return, and the process ended without it."""
 
+    TAKEN_OVER = 76
+    """Another process has taken the socket over; told to a supervisor only."""
+
     INTERRUPTED = 130
     """Ctrl-C (128 + SIGINT)."""
 

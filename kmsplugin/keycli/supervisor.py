@@ -55,7 +55,7 @@ def supervise(
         patient: as there.
 
     Returns:
-        0 after a signal or the leader's orderly end, 2 when every child ended with 2: all
+        0 after a signal or a takeover of the leader, 2 when every child ended with 2: all
         must be mended by hand.
     """
     supervisor = Supervisor(commands, listeners=listeners, leader=leader, patient=patient)
@@ -71,8 +71,8 @@ class Supervisor:
         listeners: sockets that every child inherits, each under its own number here.
             Connections wait in them while a child is started again, and as soon as all
             end nobody shall wait any more, so they are closed then.
-        leader: the child whose orderly end (exit code 0 or 75) without a signal ends all:
-            another installation of the same faces has taken its place.
+        leader: the child that ends all when it was taken over (exit code 76): another
+            installation of the same faces has taken its place.
         patient: whether a setup that is wrong may be the former installation's doing,
             such as a port that it has not left yet. In the first minute every child is
             then started again, whatever its exit code.
@@ -88,7 +88,7 @@ class Supervisor:
     _children: dict[str, Process] = field(default_factory=dict)
 
     async def run(self) -> int:
-        """Run until a signal, the leader's end, or until every child's setup proves wrong."""
+        """Run until a signal, a takeover of the leader, or a wrong setup of every child."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
@@ -102,7 +102,7 @@ class Supervisor:
             code = await self._run_once(face)
             if self._stop.is_set():
                 return
-            if face == self.leader and code in (ExitCode.OK, ExitCode.STUCK):
+            if face == self.leader and code == ExitCode.TAKEN_OVER:
                 _log.info("its place was taken, so everything ends here", serves=face)
                 self._end()
                 return

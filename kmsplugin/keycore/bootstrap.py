@@ -49,7 +49,7 @@ from keycore.settings import Settings
 STORE_SECONDS = 0.5
 """How long a provider with a keyring waits for the store at its start."""
 
-_FOR_EVER = 60.0
+_FOR_EVER = 30.0
 """A busy store answers within 15 seconds, if only with an error."""
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 import structlog
 
 from keycore.bootstrap import Core, open_provider_core
 from keycore.domain.providers import key_id_hash
 from keycore.settings import Settings
+from keyplugin.bounds import STOP_SIGNALS, BoundedEnd, BoundedStart
 from keyplugin.endpoint import claim_socket
 from keyplugin.handover import (
     Ending,
@@ -27,22 +24,24 @@ from keyplugin.handover import (
 from keyplugin.metrics import ProviderMetrics
 from keyplugin.outside import seen_from_outside
 from keyplugin.self_check import refuse_wrong_answers
-from keyplugin.server import GRACE_SECONDS, QUIET_SECONDS_MAX, kms_server
+from keyplugin.server import kms_server
 from keyplugin.servicer import FACE
 from keyplugin.upkeep import Proving, Upkeep
 
-STUCK_EXIT_CODE = os.EX_TEMPFAIL
-"""75: the process had to end although a call was inside the HSM that did not return."""
-
-_END_SECONDS_MAX = QUIET_SECONDS_MAX + GRACE_SECONDS + 1.0
-"""How long the end of a process may take, from the moment at which it stops serving."""
+TAKEN_OVER_EXIT_CODE = 76
+"""What a process that somebody supervises ends with after a takeover: its supervisor must
+not start it again, which it does after any other end."""
 
 _log = structlog.get_logger(__name__)
 
-_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
-
-def run(settings: Settings, *, takeover: bool = False, standby: bool = False) -> None:
+def run(
+    settings: Settings,
+    *,
+    takeover: bool = False,
+    standby: bool = False,
+    supervised: bool = False,
+) -> int:
     """Serve until SIGTERM, SIGINT or a takeover; blocks, and belongs in the main thread.
 
     Args:
@@ -50,6 +49,10 @@ def run(settings: Settings, *, takeover: bool = False, standby: bool = False) ->
         takeover: whether to take the socket from a process that serves it.
         standby: whether to wait after another process has taken the socket over, and
             not to end.
+        supervised: whether the exit code must tell a takeover from other ends.
+
+    Returns:
+        The exit code: 0, or :data:`TAKEN_OVER_EXIT_CODE`.
 
     Raises:
         SetupError: not initialised, another uid, or token, PIN, store or socket
@@ -61,16 +64,25 @@ def run(settings: Settings, *, takeover: bool = False, standby: bool = False) ->
     with stop_signals() as wait:
         with (
             BoundedEnd() as end,
+            BoundedStart() as start,
             open_provider_core(settings, FACE, observe=metrics.observe_token) as core,
         ):
-            ending = serve(core, wait, end, metrics, takeover=takeover)
+            if supervised:
+                end.code_after_takeover = TAKEN_OVER_EXIT_CODE
+            ending = serve(core, wait, (start, end), metrics, takeover=takeover)
         if standby and ending is Ending.TAKEN_OVER:
             stand_by(settings.provider, wait)
     _log.info("stopped")
+    return TAKEN_OVER_EXIT_CODE if supervised and ending is Ending.TAKEN_OVER else 0
 
 
 def serve(
-    core: Core, wait: Wait, end: BoundedEnd, metrics: ProviderMetrics, *, takeover: bool = False
+    core: Core,
+    wait: Wait,
+    bounds: tuple[BoundedStart, BoundedEnd],
+    metrics: ProviderMetrics,
+    *,
+    takeover: bool = False,
 ) -> Ending:
     """Serve on the socket until it is time to end, then let running calls finish.
 
@@ -78,6 +90,8 @@ def serve(
         SetupError: the socket cannot be used, or the provider's answers cannot.
         UnavailableError: this process may not take over, or has lost its socket.
     """
+    start, end = bounds
+    core.kms.refresh()
     upkeep, proving = Upkeep(core.kms), Proving(core.kms)
     provider = core.settings.provider
 
@@ -91,64 +105,21 @@ def serve(
             core.kms, parallelism=core.settings.token.parallelism, metrics=metrics
         ) as server,
     ):
-        catch_up()
         refuse_wrong_answers(core.kms)
         claim.bind(server.add_insecure_port)
         server.start()
         if claim.takes_over:
             ensure_no_worse(core.kms, provider.socket, catch_up)
         claim.publish()
+        start.over()
         with upkeep, proving, seen_from_outside(core, metrics), end.beginning_after():
             _log_serving(core)
             ending = serve_until_end(claim, wait)
             if ending is Ending.TAKEN_OVER:
+                end.code = end.code_after_takeover
                 let_clients_go(claim)
         _log.info("stopping: calls that have come in are answered")
     return ending
-
-
-class BoundedEnd:
-    """Ends the process by force when its orderly end takes too long.
-
-    A call that never comes back from the HSM cannot be cancelled: Python's threads end
-    only by themselves, and the interpreter waits for them. Whoever started the process
-    waits too, and after a takeover nobody would see that it is still there. What a call
-    could leave behind is in the HSM; files and store are whole at any moment.
-    """
-
-    def __init__(self) -> None:
-        """Bound nothing yet."""
-        self._timer = threading.Timer(_END_SECONDS_MAX, _end_by_force)
-        self._timer.daemon = True
-
-    def __enter__(self) -> Self:
-        """Begin the block whose end may be bounded."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """The end was orderly."""
-        self._timer.cancel()
-
-    @contextmanager
-    def beginning_after(self) -> Iterator[None]:
-        """Let the time run from the end of a block on, whatever ends it."""
-        try:
-            yield
-        finally:
-            self._timer.start()
-
-
-def _end_by_force() -> None:
-    _log.error(
-        "a call inside the HSM does not return, and the process ends without it; "
-        "check the HSM before the next start"
-    )
-    os._exit(STUCK_EXIT_CODE)
 
 
 @contextmanager
@@ -158,11 +129,11 @@ def stop_signals() -> Iterator[Wait]:
     Both stay blocked, in threads started meanwhile too, so a second signal cannot
     cut short what the first one has begun.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        yield lambda seconds: signal.sigtimedwait(_STOP_SIGNALS, seconds) is not None
+        yield lambda seconds: signal.sigtimedwait(STOP_SIGNALS, seconds) is not None
     finally:
-        while signal.sigtimedwait(_STOP_SIGNALS, 0) is not None:
+        while signal.sigtimedwait(STOP_SIGNALS, 0) is not None:
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

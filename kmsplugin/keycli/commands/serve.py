@@ -89,7 +89,12 @@ def serve(
         case Face.PROVIDER:
             from keyplugin.main import run as run_provider  # noqa: PLC0415
 
-            run_provider(run.settings, takeover=takeover, standby=standby)
+            supervised = parent is not None
+            _end_with(
+                run_provider(
+                    run.settings, takeover=takeover, standby=standby, supervised=supervised
+                )
+            )
         case Face.OPERATOR:
             from keyoperator.main import run as run_operator  # noqa: PLC0415
 
@@ -142,7 +147,7 @@ def _supervise(run: Invocation, faces: list[Face], *, takeover: bool, without_re
     commands = {face.value: _command_line(run, face) for face in faces}
     if takeover:
         commands[Face.PROVIDER.value].append("--takeover")
-    # A provider that has ended in order was taken over by that of another `keyplane serve`.
+    # A provider that was taken over was so by that of another `keyplane serve`.
     _end_with(supervise(commands, leader=Face.PROVIDER.value, patient=takeover))
 
 

@@ -185,10 +185,9 @@ def test_a_face_that_lost_its_parent_before_it_looked_ends_at_once(face: Face) -
     assert face.pids == []
 
 
-@pytest.mark.parametrize("code", [0, 75], ids=["in order", "a call hung"])
-def test_when_the_provider_was_taken_over_all_end(face: Face, tmp_path: Path, code: int) -> None:
+def test_when_the_provider_was_taken_over_all_end(face: Face, tmp_path: Path) -> None:
     taken = tmp_path / "taken"
-    provider = ENDS_LATER.format(file=taken, code=code)
+    provider = ENDS_LATER.format(file=taken, code=76)
     with start("provider", provider, "face", face.program, supervisor=TAKING_OVER) as supervisor:
         wait_for(lambda: face.runs, "the face")
         taken.touch()
@@ -196,6 +195,24 @@ def test_when_the_provider_was_taken_over_all_end(face: Face, tmp_path: Path, co
         assert supervisor.wait(SECONDS_MAX) == 0
 
     assert not face.runs
+
+
+@pytest.mark.parametrize("code", [0, 75], ids=["in order", "a call hung"])
+def test_a_provider_that_somebody_has_stopped_is_started_again(
+    face: Face, tmp_path: Path, code: int
+) -> None:
+    stopped, runs = tmp_path / "stopped", tmp_path / "runs"
+    provider = f"print('run', file=open({str(runs)!r}, 'a'))\n" + ENDS_LATER.format(
+        file=stopped, code=code
+    )
+    with start("provider", provider, "face", face.program, supervisor=TAKING_OVER) as supervisor:
+        wait_for(lambda: face.runs, "the face")
+        stopped.touch()
+        wait_for(lambda: runs.exists() and runs.read_text().count("run") > 1, "a second run")
+
+        assert face.runs
+        supervisor.terminate()
+        assert supervisor.wait(SECONDS_MAX) == 0
 
 
 def test_a_provider_that_dies_was_not_taken_over(face: Face, other: Face) -> None:

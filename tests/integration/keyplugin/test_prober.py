@@ -75,8 +75,13 @@ class Servicer(KeyManagementServiceServicer):
     def Status(self, *_: object) -> StatusResponse:  # noqa: N802
         return self._provider.status()
 
-    def Encrypt(self, request: EncryptRequest, _: object) -> EncryptResponse:  # noqa: N802
-        return self._provider.encrypt(request.plaintext)
+    def Encrypt(  # noqa: N802
+        self, request: EncryptRequest, context: grpc.ServicerContext
+    ) -> EncryptResponse:
+        try:
+            return self._provider.encrypt(request.plaintext)
+        except RefusedError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
     def Decrypt(  # noqa: N802
         self, request: DecryptRequest, context: grpc.ServicerContext
@@ -242,6 +247,15 @@ class Talkative(HonestProvider):
         return super().decrypt(ciphertext, key_id)
 
 
+class TalkativeAboutLength(HonestProvider):
+    """Quotes a plaintext that is too long."""
+
+    def encrypt(self, seed: bytes) -> EncryptResponse:
+        if len(seed) > 64:
+            raise RefusedError(f"too long: {seed[:16]!r}")
+        return super().encrypt(seed)
+
+
 @pytest.mark.parametrize(
     ("provider", "check", "said"),
     [
@@ -259,6 +273,7 @@ class Talkative(HonestProvider):
         (AnyKeyId, "other key_ids", "fault: an unknown key_id is accepted"),
         (Unauthenticated, "changed ciphertexts", "fault: a ciphertext with a flipped bit"),
         (Talkative, "error texts", "fault: the text of an error holds a part of a seed"),
+        (TalkativeAboutLength, "error texts", "fault: the text of an error holds a part"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

@@ -17,7 +17,7 @@ import pytest
 
 from keycore.adapters.pkcs11_token import Pkcs11Token
 from keycore.settings import Settings, TokenSettings
-from keyplugin.main import STUCK_EXIT_CODE
+from keyplugin.bounds import STUCK_EXIT_CODE
 from testbed.faulty_module import ALWAYS, Code
 from testbed.kms_client import KmsLoad
 from testbed.waiting import wait_until

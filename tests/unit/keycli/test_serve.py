@@ -92,7 +92,12 @@ def test_each_face_is_started_with_the_same_settings(
 def provided(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, bool]]:
     """With which options a provider was to run in this process."""
     provided: list[dict[str, bool]] = []
-    monkeypatch.setattr("keyplugin.main.run", lambda _, **options: provided.append(options))
+
+    def provide(_: object, **options: bool) -> int:
+        provided.append(options)
+        return 76
+
+    monkeypatch.setattr("keyplugin.main.run", provide)
     # The test process keeps its own logging.
     monkeypatch.setattr("keycli.logs.configure_logs", lambda *_, **__: None)
     return provided
@@ -105,9 +110,9 @@ def test_a_provider_takes_over_and_stands_by_when_it_is_told_to(
 ) -> None:
     options = ["--takeover"] * takeover + ["--standby"] * standby
 
-    assert run("serve", "provider", *options).code == 0
+    assert run("serve", "provider", *options).code == 76
 
-    assert provided == [{"takeover": takeover, "standby": standby}]
+    assert provided == [{"takeover": takeover, "standby": standby, "supervised": False}]
 
 
 def test_of_several_faces_the_provider_alone_takes_over(run: Run, supervised: Supervised) -> None:
