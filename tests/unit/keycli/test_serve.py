@@ -95,7 +95,7 @@ def provided(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, bool]]:
 
     def provide(_: object, **options: bool) -> int:
         provided.append(options)
-        return 76
+        return 0
 
     monkeypatch.setattr("keyplugin.main.run", provide)
     # The test process keeps its own logging.
@@ -110,9 +110,19 @@ def test_a_provider_takes_over_and_stands_by_when_it_is_told_to(
 ) -> None:
     options = ["--takeover"] * takeover + ["--standby"] * standby
 
-    assert run("serve", "provider", *options).code == 76
+    assert run("serve", "provider", *options).code == 0
 
     assert provided == [{"takeover": takeover, "standby": standby, "supervised": False}]
+
+
+def test_a_supervisor_learns_of_a_takeover_by_the_exit_code(
+    run: Run, provided: list[dict[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keycli.supervisor.end_with_parent", lambda _: None)
+    monkeypatch.setattr("keyplugin.main.run", lambda _, **options: 76 * options["supervised"])
+
+    assert run("serve", "provider", "--parent", "1").code == 76
+    assert run("serve", "provider").code == 0
 
 
 def test_of_several_faces_the_provider_alone_takes_over(run: Run, supervised: Supervised) -> None:
