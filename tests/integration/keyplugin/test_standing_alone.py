@@ -102,6 +102,44 @@ def test_a_start_without_a_usable_store_serves_everything_in_good_health(
         assert "what is known already is served on" in warning["warning"]
 
 
+def test_the_store_of_another_installation_is_named_and_delays_nothing(
+    node: Node, written: EncryptResponse
+) -> None:
+    take_away(node)
+    with TemporaryDirectory(prefix="keyplane-") as elsewhere:
+        other = KeyplaneInstallation(Path(elsewhere), Path(elsewhere) / "kubeconfig")
+        other.run("init")
+        shutil.copy(other.state / "keyplane.db", node.settings.database)
+
+    with node.start("alone") as alone, KmsClient(alone.socket) as client:
+        status = client.status()
+        assert status.key_id == written.key_id
+        assert client.decrypt(written) == SEED
+        wait_until(
+            lambda: "fails its integrity check" in client.status().healthz,
+            what="the fault's name",
+            within_seconds=10,
+        )
+
+
+def test_a_store_that_was_replaced_while_the_provider_runs_is_used(
+    node: Node, written: EncryptResponse
+) -> None:
+    with node.start("running") as running, KmsClient(running.socket) as client:
+        assert client.status().key_id == written.key_id
+        copy = node.settings.database.with_name("copy")
+        shutil.copy(node.settings.database, copy)
+        take_away(node)
+        copy.rename(node.settings.database)
+        node.rotate()
+
+        wait_until(
+            lambda: client.status().key_id not in ("", written.key_id),
+            what="the new key_id",
+            within_seconds=15,
+        )
+
+
 def test_a_store_that_is_locked_for_long_delays_no_start(
     node: Node, written: EncryptResponse
 ) -> None:
