@@ -141,11 +141,17 @@ class KeyplaneInstallation:
         """Run one command with `--output json` and return what it answered."""
         return json.loads(self.run(*arguments, "--output", "json"))
 
-    def face(self, name: str) -> ChildProcess:
-        """Describe the process that serves one face: `provider`, `operator` or `rest`."""
+    def face(self, name: str, *options: str, process: str = "") -> ChildProcess:
+        """Describe the process that serves one face: `provider`, `operator` or `rest`.
+
+        Args:
+            name: The face.
+            options: Of `keyplane serve`.
+            process: Names its log, where one face has several processes.
+        """
         return ChildProcess(
-            f"keyplane-{name}",
-            self._command("serve", name),
+            f"keyplane-{process or name}",
+            self._command("serve", name, *options),
             directory=self.directory / "logs",
             environment=_environment(),
         )

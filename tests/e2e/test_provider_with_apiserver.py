@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from testbed.apiserver import ApiServer
 from testbed.binaries import Binaries
 from testbed.cluster import Cluster
 from testbed.errors import CommandFailedError
 from testbed.keyplane import KeyplaneInstallation
 from testbed.processes import ChildProcess
 from testbed.waiting import wait_until
+from tests.e2e.secret_traffic import SecretTraffic, between, failed, unreadable
 
 pytestmark = pytest.mark.e2e
 
@@ -91,6 +96,49 @@ def test_secrets_survive_a_killed_provider_and_a_restarted_apiserver(site: Site)
     assert site.read("first") == "planted"
     assert site.read("while-away") == "planted"
     assert site.raw("while-away").startswith(PREFIX)
+
+
+def test_upgrades_cost_the_apiserver_not_one_call(site: Site) -> None:
+    """Two takeovers while Secrets are written and read, and the API server counts its calls."""
+    site.bind_a_new_key()
+    site.cluster.start()
+    apiserver = site.cluster.apiservers[0]
+    known: list[str] = []
+    provider = site.provider
+
+    with SecretTraffic(apiserver, "before", known=known) as traffic, ExitStack() as stack:
+        for number in range(2):
+            successor = site.keyplane.face("provider", "--takeover", process=f"successor-{number}")
+            stack.enter_context(successor)
+            provider.wait_for_exit(within_seconds=60)
+            assert provider.exit_code == 0
+            provider = successor
+            # Its health is looked at, and so is a new connection tried, every few seconds.
+            assert apiserver.get("/readyz")[0] == 200
+            traffic.await_write(after=time.monotonic())
+        failures, upgraded = kms_failures(apiserver), time.monotonic()
+        # Everything is decrypted anew by the one that came last.
+        site.cluster.restart_apiserver()
+        traffic.await_write(after=time.monotonic())
+        assert unreadable(apiserver, list(known)) == []
+        failures += kms_failures(apiserver)
+
+    assert failures == 0
+    assert failed(between([*traffic.writes, *traffic.reads], 0, upgraded - 1)) == []
+
+
+def kms_failures(apiserver: ApiServer) -> float:
+    """Return how many calls of its KMS plugin an API server has seen fail; it must have made some."""
+    status, text = apiserver.get("/metrics")
+    assert status == 200
+    counts = [
+        sample
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "apiserver_envelope_encryption_kms_operations_latency_seconds_count"
+    ]
+    assert sum(sample.value for sample in counts) > 0
+    return sum(sample.value for sample in counts if sample.labels["grpc_status_code"] != "OK")
 
 
 def test_an_unbound_provider_fails_closed_and_heals_when_it_is_bound(site: Site) -> None:
