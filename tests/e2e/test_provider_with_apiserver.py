@@ -128,7 +128,7 @@ def test_upgrades_cost_the_apiserver_not_one_call(site: Site) -> None:
 
 
 def kms_failures(apiserver: ApiServer) -> float:
-    """Return how many calls of its KMS plugin an API server has seen fail; it must have made some."""
+    """Return how many calls of its KMS plugin an API server has seen fail, of at least one."""
     status, text = apiserver.get("/metrics")
     assert status == 200
     counts = [
