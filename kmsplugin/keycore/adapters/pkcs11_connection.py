@@ -110,11 +110,15 @@ class Connection:
             wanted: ``token.profile`` of the settings.
 
         Raises:
-            TokenSetupError: an object is missing, doubled or weak, or of another profile.
+            TokenSetupError: an object is missing, doubled or weak, or of another profile,
+                or a mechanism of its profile is not offered any more.
             TokenUnavailableError: the token does not answer.
         """
         with self.guard, pkcs11_errors("find its objects"):
-            self.profile: Profile = profile_of(self.anchor, wanted)
+            found = profile_of(self.anchor, wanted)
+            self.profile: Profile = profile_for(
+                self.token.slot.get_mechanisms(), wanted, begun=found
+            )
             self.canary = sign(find_objects(self.anchor, self.profile), _CANARY_TEXT)
 
     def to_recognise(self) -> dict[str, str | None]:
