@@ -117,6 +117,8 @@ def open_provider_core(
         UnavailableError: the token did not answer, or without a keyring the store.
     """
     check_owner(settings.state_dir)
+    if not settings.database.is_file() and not settings.keyring.is_file():
+        raise not_initialised(settings)
     with ExitStack() as stack:
         token = stack.enter_context(closing(open_token(settings, observe)))
         audit = stack.enter_context(closing(FileAuditLog(settings.audit_dir / f"{face}.jsonl")))

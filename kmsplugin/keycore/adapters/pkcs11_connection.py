@@ -22,7 +22,7 @@ from keycore.adapters.pkcs11_profile import (
     sign,
 )
 from keycore.adapters.pkcs11_profiles import profile_for, profile_in, profile_of
-from keycore.errors import TokenSetupError
+from keycore.errors import TokenSetupError, TokenUnavailableError
 
 _CANARY_TEXT = b"keyplane/canary/1"
 
@@ -180,8 +180,10 @@ class Connection:
                 login = find_objects(session, self.profile)
             except TokenSetupError:
                 # Without a login private objects cannot be seen. A token that is gone
-                # looks the same, and then the next line fails.
-                self.anchor = self._log_in()
+                # looks the same, and is still logged in for SoftHSM2. So does one, for a
+                # moment, whose files another process has just looked at.
+                with suppress(TokenUnavailableError):
+                    self.anchor = self._log_in()
                 login = find_objects(session, self.profile)
         if not is_signed(login, _CANARY_TEXT, self.canary):
             raise TokenSetupError(

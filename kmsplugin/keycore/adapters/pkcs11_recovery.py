@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 
 from keycore.adapters.pkcs11_connection import Connection
 from keycore.adapters.pkcs11_lanes import Lanes
@@ -67,7 +66,6 @@ class Recovery:
             if not fault:
                 fault = self._start_anew()
             if not fault:
-                self.fault = ""
                 return
             self.fault = fault
 
@@ -78,8 +76,9 @@ class Recovery:
                 for lane in lanes:
                     lane.abandon()
                 self._connection.reconnect()
-                with suppress(IndexError):
-                    lanes[0].login = self._connection.new_login()
+                lanes[0].login = self._connection.new_login()
+                # Before anybody can take a lane, which would be refused otherwise.
+                self.fault = ""
         except KeyplaneError as error:
             return _words_for(error)
         return ""
