@@ -54,6 +54,10 @@ class Lane:
             self._copies.move_to_end(key.version_id)
         return copy
 
+    def holds(self, version_id: VersionId) -> bool:
+        """Tell whether there is a working copy; anybody may ask."""
+        return version_id in self._copies
+
     def doom(self, version_ids: Iterable[VersionId]) -> None:
         """Have these working copies destroyed by whoever takes the lane or gives it back."""
         self._doomed.update(version_ids)
@@ -102,6 +106,7 @@ class Lanes:
         self._deadline_seconds = deadline_seconds
         self._free = list(lanes)
         self._waiting: deque[float] = deque()
+        self._choosy = 0
         self._changed = threading.Condition(threading.Lock())
 
     def take(self) -> Lane:
@@ -118,13 +123,36 @@ class Lanes:
         self._sweep(lane)
         return lane
 
+    def take_holding(self, version_id: VersionId) -> Lane | None:
+        """Take a lane that has a working copy already, for when none can be made now.
+
+        Returns:
+            ``None`` when no lane has one, or none became free within the deadline.
+        """
+
+        def free() -> Lane | None:
+            return next((lane for lane in reversed(self._free) if lane.holds(version_id)), None)
+
+        with self._changed:
+            if not any(lane.holds(version_id) for lane in self._lanes):
+                return None
+            self._choosy += 1
+            try:
+                lane = self._changed.wait_for(free, self._deadline_seconds)
+            finally:
+                self._choosy -= 1
+            if lane is not None:
+                self._free.remove(lane)
+                lane.since = time.monotonic()
+            return lane
+
     def give_back(self, lane: Lane) -> None:
         """Let the next one have the lane."""
         self._sweep(lane)
         with self._changed:
             lane.since = None
             self._free.append(lane)
-            if self._overtakes(math.inf):
+            if self._choosy or self._overtakes(math.inf):
                 # Whoever is woken first may be one who must let the others pass.
                 self._changed.notify_all()
             elif self._waiting:

@@ -126,7 +126,7 @@ class Pkcs11Token:
             copy = lane.working_copy(login, key)
             return self._profile.encrypt(login, copy, plaintext, aad)
 
-        return self._use("encrypt", "encrypt", work)
+        return self._use("encrypt", "encrypt", work, key)
 
     def decrypt(self, key: WrappedKey, body: bytes, aad: bytes) -> bytes:
         """Return the plaintext of what :meth:`encrypt` returned.
@@ -140,7 +140,7 @@ class Pkcs11Token:
             copy = lane.working_copy(login, key)
             return self._profile.decrypt(login, copy, body, aad)
 
-        return self._use("decrypt", "decrypt", work)
+        return self._use("decrypt", "decrypt", work, key)
 
     def forget(self, version_ids: Iterable[VersionId]) -> None:
         """Destroy the working copies of these versions, at the latest when a running call ends.
@@ -247,20 +247,39 @@ class Pkcs11Token:
 
     # --- one use -------------------------------------------------------------
 
-    def _use(self, operation: str, action: str, work: Callable[[Lane, Login], _T]) -> _T:
+    def _use(
+        self,
+        operation: str,
+        action: str,
+        work: Callable[[Lane, Login], _T],
+        key: WrappedKey | None = None,
+    ) -> _T:
         if self._observe is None:
-            return self._in_a_lane(action, work)
+            return self._in_a_lane(action, work, key)
         started, outcome = time.monotonic(), "ok"
         try:
-            return self._in_a_lane(action, work)
+            return self._in_a_lane(action, work, key)
         except KeyplaneError as error:
             outcome = error.code
             raise
         finally:
             self._observe(operation, outcome, time.monotonic() - started)
 
-    def _in_a_lane(self, action: str, work: Callable[[Lane, Login], _T]) -> _T:
-        lane = self._lanes.take()
+    def _in_a_lane(
+        self, action: str, work: Callable[[Lane, Login], _T], key: WrappedKey | None
+    ) -> _T:
+        try:
+            return self._done_in(self._lanes.take(), action, work)
+        except TokenUnavailableError:
+            if key is None or not self._recovery.fault:
+                raise
+            # While the token is lost, a lane that has a working copy can still serve.
+            lane = self._lanes.take_holding(key.version_id)
+            if lane is None:
+                raise
+        return self._done_in(lane, action, work)
+
+    def _done_in(self, lane: Lane, action: str, work: Callable[[Lane, Login], _T]) -> _T:
         try:
             with self._guard:
                 login = lane.login or self._opened(lane)
@@ -270,7 +289,8 @@ class Pkcs11Token:
                     fault = domain_error(error, action)
                     if not isinstance(fault, TokenUnavailableError):
                         raise fault from error
-                    login = self._healed(lane, fault)
+                    login = self._new_login(fault)
+                    lane.renew(login)
                 # Everything that a lane does can be done twice.
                 try:
                     with pkcs11_errors(action):
@@ -283,22 +303,22 @@ class Pkcs11Token:
             self._lanes.give_back(lane)
 
     def _opened(self, lane: Lane) -> Login:
-        self._recovery.refuse_if_lost()
-        lane.login = login = self._connection.new_login()
+        lane.login = login = self._new_login(None)
         return login
 
-    def _healed(self, lane: Lane, fault: TokenUnavailableError) -> Login:
-        """Give the lane a new session, or find out that the token is lost.
+    def _new_login(self, fault: TokenUnavailableError | None) -> Login:
+        """Open a session, or find out that the token is lost.
+
+        Args:
+            fault: what has happened in the session before; ``None`` for a first one.
 
         Raises:
-            TokenUnavailableError: it is lost.
+            TokenUnavailableError: it is lost. The session before is still there, and its
+                working copies may serve on.
         """
         self._recovery.refuse_if_lost()
         try:
-            login = self._connection.new_login()
+            return self._connection.new_login()
         except KeyplaneError as error:
-            # The old session stays: its working copies may serve on.
             self._recovery.begin(error)
-            raise fault from error
-        lane.renew(login)
-        return login
+            raise fault or TokenUnavailableError(self._recovery.fault) from error

@@ -190,6 +190,27 @@ def test_an_abandoned_lane_destroys_nothing(profile: CountingProfile) -> None:
     assert lane.working_copy(LOGIN, key("1")) == "1#1"
 
 
+def test_a_lane_with_a_working_copy_can_be_asked_for(profile: CountingProfile) -> None:
+    lanes, one = lanes_of(profile, 3), key("1")
+    with taken(lanes), taken(lanes) as second:
+        second.working_copy(LOGIN, one)
+
+    lane = lanes.take_holding(one.version_id)
+
+    assert lane is second
+    assert lanes.take_holding(key("2").version_id) is None
+
+
+def test_a_lane_with_a_working_copy_is_waited_for(profile: CountingProfile) -> None:
+    lanes, one = lanes_of(profile, 2), key("1")
+    lane = lanes.take()
+    lane.working_copy(LOGIN, one)
+    threading.Timer(DEADLINE / 4, lanes.give_back, [lane]).start()
+
+    assert lanes.take_holding(one.version_id) is lane
+    assert lanes.take_holding(one.version_id) is None
+
+
 def test_nobody_is_overtaken_until_the_deadline(profile: CountingProfile) -> None:
     """Threads that come back at once, as at a slow token, let those pass that have waited."""
     lanes = lanes_of(profile, 1)
