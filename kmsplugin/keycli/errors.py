@@ -41,7 +41,7 @@ class ExitCode(IntEnum):
     """A call inside the HSM did not return, and the process ended without it."""
 
     TAKEN_OVER = 76
-    """Another process has taken the socket over; told to a supervisor only."""
+    """Another process has taken the socket over, and nobody shall start this one again."""
 
     INTERRUPTED = 130
     """Ctrl-C (128 + SIGINT)."""

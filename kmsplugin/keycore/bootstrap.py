@@ -25,6 +25,7 @@ from keycore.errors import (
     IntegrityError,
     KeyplaneError,
     NotInitialisedError,
+    SetupError,
     StoreSetupError,
     StoreUnavailableError,
     WrongUserError,
@@ -309,8 +310,23 @@ def check_owner(state_dir: Path) -> None:
         )
 
 
-def not_initialised(settings: Settings) -> NotInitialisedError:
-    """Return the error for a state directory in which ``init`` has not finished."""
+def was_initialised(settings: Settings) -> bool:
+    """Tell whether ``init`` has ever finished here, even if the store is not there now.
+
+    Then the token holds the keys that everything was encrypted under, and a new store
+    would only bury that.
+    """
+    keyrings = settings.keyring.parent.glob("*.json")
+    return settings.finished_marker.is_file() or any(keyrings)
+
+
+def not_initialised(settings: Settings) -> SetupError:
+    """Return the error for a state directory without a finished store."""
+    if was_initialised(settings):
+        return StoreSetupError(
+            f"the store {settings.database} is missing, and it was there before",
+            hint="put it back, or restore it from a backup; do not make a new one",
+        )
     return NotInitialisedError(
         f"the installation in {settings.state_dir} is not finished", hint="run: keyplane init"
     )

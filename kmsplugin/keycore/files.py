@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+_POLL_SECONDS = 0.02
+
 
 @contextmanager
-def exclusive(lock_file: Path) -> Iterator[None]:
+def exclusive(lock_file: Path, *, within_seconds: float | None = None) -> Iterator[None]:
     """Wait until no other process is inside the block of the same file, and enter it.
 
     The file is made when missing and stays; the kernel frees the lock when a process ends.
 
+    Args:
+        lock_file: its content does not matter.
+        within_seconds: how long to wait at most; ``None`` for as long as it takes.
+
     Raises:
         OSError: the file cannot be opened.
+        TimeoutError: another process was inside all the time.
     """
     lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if within_seconds is None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        else:
+            _lock_within(lock, within_seconds)
         yield
     finally:
         os.close(lock)
+
+
+def _lock_within(lock: int, seconds: float) -> None:
+    attempts = Retrying(
+        retry=retry_if_exception_type(BlockingIOError),
+        stop=stop_after_delay(seconds),
+        wait=wait_fixed(_POLL_SECONDS),
+    )
+    try:
+        attempts(fcntl.flock, lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except RetryError:
+        raise TimeoutError(errno.ETIMEDOUT, "another process holds its lock") from None
 
 
 def replace_durably(path: Path, content: bytes, *, mode: int) -> None:

@@ -25,7 +25,13 @@ from keycore.adapters.softhsm import (
 )
 from keycore.adapters.sql_store import SqlStore
 from keycore.adapters.system_clock import SystemClock
-from keycore.bootstrap import check_owner, connect, pin_file
+from keycore.bootstrap import (
+    check_owner,
+    connect,
+    not_initialised,
+    pin_file,
+    was_initialised,
+)
 from keycore.domain.ids import InstanceId, new_uuid
 from keycore.domain.instances import Installation, Instance
 from keycore.domain.names import check_namespace
@@ -49,7 +55,17 @@ _LOCK_NAME = "init.lock"
 
 # The last one is in every file system of its own.
 _OWN_NAMES = frozenset(
-    {"audit", "keyring", "pins", "policy.toml", "tls", "tokens", _LOCK_NAME, "lost+found"}
+    {
+        "audit",
+        "installation",
+        "keyring",
+        "pins",
+        "policy.toml",
+        "tls",
+        "tokens",
+        _LOCK_NAME,
+        "lost+found",
+    }
 )
 
 _OWN_PREFIXES = ("keyplane.db", "pin-rejected", "softhsm2.", "tokens.")
@@ -101,6 +117,8 @@ def initialise(
         with Auditor(audit, SystemClock()).decision(caller, "init") as decision:
             made = _write_first_rows(store, token, namespace)
             decision.note(installation=made.installation.id, instance=made.instance.id)
+        marker = f"{made.installation.id}\n".encode()
+        replace_durably(settings.finished_marker, marker, mode=0o600)
         return made
 
 
@@ -141,6 +159,8 @@ def _is_ours(name: str) -> bool:
 
 def _refuse_if_finished(settings: Settings) -> None:
     if not settings.database.is_file() or not SqlStore.holds_installation(settings.database):
+        if was_initialised(settings):
+            raise not_initialised(settings)
         return
     raise AlreadyInitialisedError(
         f"{settings.state_dir} is initialised; nothing was changed",

@@ -140,8 +140,9 @@ class ProviderSettings(_Section):
     socket: Annotated[Path, AfterValidator(_socket_path)] = Path("/run/keyplane/kms.sock")
     """Where kube-apiserver connects; the directory and mode are the access control."""
 
-    socket_mode: Annotated[str, Field(pattern=r"^0[0-7]{3}$")] = "0600"
-    """Permissions of the socket; ``0660`` together with ``socket_group``."""
+    socket_mode: Annotated[str, Field(pattern=r"^0[0-7]{2}0$")] = "0600"
+    """Permissions of the socket; ``0660`` together with ``socket_group``. Never for
+    everybody, who could then decrypt."""
 
     socket_group: str | None = None
     """Group that owns the socket; default the process's own."""
@@ -353,6 +354,11 @@ class Settings(BaseSettings):
     def database(self) -> Path:
         """The embedded store."""
         return self.state_dir / "keyplane.db"
+
+    @property
+    def finished_marker(self) -> Path:
+        """A file that ``init`` leaves when it has finished; it outlives the store."""
+        return self.state_dir / "installation"
 
     @property
     def policy_file(self) -> Path:

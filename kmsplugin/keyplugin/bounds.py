@@ -73,12 +73,11 @@ class BoundedEnd:
 
     Attributes:
         code: what the process then ends with.
-        code_after_takeover: what it shall be once another process has its socket.
     """
 
     def __init__(self) -> None:
         """Bound nothing yet."""
-        self.code = self.code_after_takeover = STUCK_EXIT_CODE
+        self.code = STUCK_EXIT_CODE
         self._timer = threading.Timer(END_SECONDS_MAX, self._end)
         self._timer.daemon = True
 

@@ -29,8 +29,8 @@ from keyplugin.servicer import FACE
 from keyplugin.upkeep import Proving, Upkeep
 
 TAKEN_OVER_EXIT_CODE = 76
-"""What a process that somebody supervises ends with after a takeover: its supervisor must
-not start it again, which it does after any other end."""
+"""What a process that somebody supervises ends with after a takeover, and every process
+that could not end in order after one: nobody must start it again."""
 
 _log = structlog.get_logger(__name__)
 
@@ -67,8 +67,6 @@ def run(
             BoundedStart() as start,
             open_provider_core(settings, FACE, observe=metrics.observe_token) as core,
         ):
-            if supervised:
-                end.code_after_takeover = TAKEN_OVER_EXIT_CODE
             ending = serve(core, wait, (start, end), metrics, takeover=takeover)
         if standby and ending is Ending.TAKEN_OVER:
             stand_by(settings.provider, wait)
@@ -116,7 +114,7 @@ def serve(
             _log_serving(core)
             ending = serve_until_end(claim, wait)
             if ending is Ending.TAKEN_OVER:
-                end.code = end.code_after_takeover
+                end.code = TAKEN_OVER_EXIT_CODE
                 let_clients_go(claim)
         _log.info("stopping: calls that have come in are answered")
     return ending

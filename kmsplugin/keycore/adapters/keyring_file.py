@@ -27,6 +27,10 @@ _DOCUMENT: Final = TypeAdapter(
 )
 
 
+LOCK_SECONDS_MAX: Final = 5.0
+"""How long another process of the node may take to write, during a takeover."""
+
+
 class FileKeyring:
     """One file, signed by the token that it is for."""
 
@@ -71,7 +75,8 @@ class FileKeyring:
         """
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with exclusive(self._path.with_suffix(".lock")):
+            lock = self._path.with_suffix(".lock")
+            with exclusive(lock, within_seconds=LOCK_SECONDS_MAX):
                 return self._replace(change)
         except OSError as error:
             raise StoreUnavailableError(
@@ -83,6 +88,8 @@ class FileKeyring:
         try:
             current = self.load()
         except IntegrityError:
+            # Perhaps another token can still read it.
+            self._path.replace(self._path.with_suffix(".refused"))
             current = None
         keyring = change(current)
         content = _DOCUMENT.dump_json((keyring,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pkcs11
 
@@ -44,6 +44,9 @@ class Connection:
 
     Closing the session that has logged in would log out all others (PKCS#11 v3.0, 5.6),
     so it stays open until :meth:`close`.
+
+    Attributes:
+        logins: how often this process has logged in.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Connection:
         self._pin_file = pin_file
         self._writable = writable
         self._login_lock = threading.Lock()
+        self.logins = 0
         self.token = module.token(place.label, place.serial)
         # From now on it must be this one, whatever else has the same label.
         self._place = TokenPlace(place.label, serial_of(self.token))
@@ -190,13 +194,15 @@ class Connection:
                 f"the token {self._place.label!r} is not the one it was",
                 hint="connect the token of this installation",
             )
-        return login
+        return replace(login, number=self.logins)
 
     def _log_in(self) -> pkcs11.Session:
         with self._pin_file.login() as pin, self.guard, pkcs11_errors("log in"):
-            return self.token.open(
+            session = self.token.open(
                 rw=self._writable, user_pin=pin, attribute_mapper=UnwrapTemplateMapper()
             )
+            self.logins += 1
+            return session
 
 
 def close_quietly(session: pkcs11.Session) -> None:

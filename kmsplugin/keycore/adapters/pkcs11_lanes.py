@@ -152,11 +152,9 @@ class Lanes:
         with self._changed:
             lane.since = None
             self._free.append(lane)
-            if self._choosy or self._overtakes(math.inf):
-                # Whoever is woken first may be one who must let the others pass.
+            if self._waiting or self._choosy:
+                # One alone may be one who must let others pass by the time he looks.
                 self._changed.notify_all()
-            elif self._waiting:
-                self._changed.notify()
         if not lane.is_swept:
             self._sweep_free()
 
@@ -197,6 +195,7 @@ class Lanes:
             free = [lane for lane in self._free if not lane.is_swept]
             for lane in free:
                 self._free.remove(lane)
+                lane.since = time.monotonic()
         for lane in free:
             self.give_back(lane)
 

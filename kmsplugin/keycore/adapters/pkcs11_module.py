@@ -22,6 +22,8 @@ and the process dies when two threads are inside at once; a test shows it."""
 
 _CKF_OS_LOCKING_OK: Final = 2
 
+_CKR_CRYPTOKI_ALREADY_INITIALIZED: Final = 0x191
+
 
 class Pkcs11Module:
     """A loaded module. Load it after forking, never before (PKCS#11 v3.0, 5.4)."""
@@ -49,7 +51,7 @@ class Pkcs11Module:
         with self.guard, pkcs11_errors("initialise its module"):
             self.library = _load(path)
             if parallel:
-                _initialise_with_locks(path)
+                _initialise_again(path, locks=True)
 
     def reinitialise(self) -> None:
         """Initialise the module anew; every session and object of the process is lost by it.
@@ -60,11 +62,9 @@ class Pkcs11Module:
         Raises:
             TokenUnavailableError: the module does not initialise; try again later.
         """
-        with self.guard, pkcs11_errors("initialise its module again"):
-            if self._parallel:
-                _initialise_with_locks(self.path)
-            else:
-                self.library.reinitialize()
+        # NB: not by python-pkcs11, which takes a module for finalised that has refused to be.
+        with self.guard:
+            _initialise_again(self.path, locks=self._parallel)
 
     def tokens(self) -> list[pkcs11.Token]:
         """Return every initialised token that is present.
@@ -134,14 +134,23 @@ class _InitialiseArguments(ctypes.Structure):
     )
 
 
-def _initialise_with_locks(path: Path) -> None:
-    """Let the module use the system's locks, which python-pkcs11 has no option for.
+def _initialise_again(path: Path, *, locks: bool) -> None:
+    """Finalise and initialise the module that python-pkcs11 has loaded.
 
-    The library is the one that python-pkcs11 has loaded: loading it again only counts.
+    Loading a library again only counts, so this is the same one.
+
+    Args:
+        path: the shared library.
+        locks: whether the module shall use the system's locks, which python-pkcs11 has
+            no option for.
     """
     library = ctypes.CDLL(str(path))
-    library.C_Finalize(None)
     arguments = _InitialiseArguments(flags=_CKF_OS_LOCKING_OK)
-    result = library.C_Initialize(ctypes.byref(arguments))
+    given = ctypes.byref(arguments) if locks else None
+    library.C_Finalize(None)
+    result = library.C_Initialize(given)
+    if result == _CKR_CRYPTOKI_ALREADY_INITIALIZED:
+        library.C_Finalize(None)
+        result = library.C_Initialize(given)
     if result != 0:
         raise TokenUnavailableError(f"the module does not initialise (code {result:#x})")

@@ -8,6 +8,7 @@ also the program that looks: it gets what to look for on its standard input.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +40,10 @@ class Presence:
                 # -P: nothing in the working directory may pass for one of our modules.
                 (sys.executable, "-P", "-m", __name__),
                 input=json.dumps(self._connection.to_recognise()),
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
                 text=True,
+                errors="replace",
                 timeout=SECONDS_MAX,
                 check=False,
             )
@@ -51,6 +54,11 @@ class Presence:
 
 def main() -> int:
     """Look for the token that standard input describes; say on standard output what is wrong."""
+    # Whoever waits for the answer gives up as well, and may be gone: nobody then may
+    # find the PIN's lock held by a process that hangs in the module.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    signal.alarm(int(SECONDS_MAX))
     wanted = json.loads(sys.stdin.read())
     try:
         connection = Connection(

@@ -46,10 +46,12 @@ class Login:
 
     Attributes:
         objects: key objects by label, all that the profile plans.
+        number: of the login that the session was opened under.
     """
 
     session: pkcs11.Session
     objects: Mapping[str, Any]
+    number: int = 0
 
 
 class Profile(Protocol):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import structlog
+
 from keycore.adapters.pkcs11_connection import Connection
 from keycore.adapters.pkcs11_lanes import Lanes
 from keycore.adapters.pkcs11_presence import NOT_BACK, Presence
@@ -13,6 +15,8 @@ from keycore.errors import (
     SettingsError,
     TokenUnavailableError,
 )
+
+_log = structlog.get_logger(__name__)
 
 INTERVAL_SECONDS = 0.5
 """Pause before the first look; it doubles up to :data:`INTERVAL_SECONDS_MAX`."""
@@ -50,9 +54,14 @@ class Recovery:
         with self._beginning:
             if self.fault or self._closed.is_set():
                 return
-            self.fault = _words_for(error)
             # A look can hang in the module, and must not keep the process alive.
-            threading.Thread(target=self._recover, name="token-recovery", daemon=True).start()
+            thread = threading.Thread(target=self._recover, name="token-recovery", daemon=True)
+            self.fault = _words_for(error)
+            try:
+                thread.start()
+            except RuntimeError:
+                # No thread can be had now, so the next one who meets the fault tries again.
+                self.fault = ""
 
     def close(self) -> None:
         """Stop looking."""
@@ -62,12 +71,18 @@ class Recovery:
         seconds = INTERVAL_SECONDS
         while not self._closed.wait(seconds):
             seconds = min(2 * seconds, INTERVAL_SECONDS_MAX)
-            fault = self._presence.fault()
-            if not fault:
-                fault = self._start_anew()
+            fault = self._fault_now()
             if not fault:
                 return
             self.fault = fault
+
+    def _fault_now(self) -> str:
+        """Look once, and start anew if all is well; return what is wrong, empty for nothing."""
+        try:
+            return self._presence.fault() or self._start_anew()
+        except Exception:  # noqa: BLE001 - without this thread the token would stay lost.
+            _log.exception("looking for the token failed unexpectedly")
+            return NOT_BACK
 
     def _start_anew(self) -> str:
         """Return what has gone wrong; empty when the token works again."""

@@ -22,11 +22,12 @@ import pkcs11
 from keycore.adapters.pkcs11_connection import Connection
 from keycore.adapters.pkcs11_errors import domain_error, pkcs11_errors
 from keycore.adapters.pkcs11_lanes import Lane, Lanes
+from keycore.adapters.pkcs11_presence import NOT_BACK
 from keycore.adapters.pkcs11_profile import Login, is_signed, sign
 from keycore.adapters.pkcs11_recovery import Recovery
 from keycore.domain.envelope import Suite
 from keycore.domain.ids import VersionId
-from keycore.errors import KeyplaneError, TokenUnavailableError
+from keycore.errors import KeyplaneError, TokenSetupError, TokenUnavailableError
 from keycore.ports import TokenCondition, TokenDescription, TokenObserver, WrappedKey
 
 HANDLES_MAX: Final = 1000
@@ -282,13 +283,15 @@ class Pkcs11Token:
     def _done_in(self, lane: Lane, action: str, work: Callable[[Lane, Login], _T]) -> _T:
         try:
             with self._guard:
+                if lane.login and lane.login.number != self._connection.logins:
+                    # Nobody is logged in since then, or again: what the lane has is gone,
+                    # and its handles may mean something else by now.
+                    lane.abandon()
                 login = lane.login or self._opened(lane)
                 try:
                     return work(lane, login)
                 except pkcs11.PKCS11Error as error:
                     fault = domain_error(error, action)
-                    if not isinstance(fault, TokenUnavailableError):
-                        raise fault from error
                     login = self._new_login(fault)
                     lane.renew(login)
                 # Everything that a lane does can be done twice.
@@ -306,7 +309,7 @@ class Pkcs11Token:
         lane.login = login = self._new_login(None)
         return login
 
-    def _new_login(self, fault: TokenUnavailableError | None) -> Login:
+    def _new_login(self, fault: KeyplaneError | None) -> Login:
         """Open a session, or find out that the token is lost.
 
         Args:
@@ -321,4 +324,6 @@ class Pkcs11Token:
             return self._connection.new_login()
         except KeyplaneError as error:
             self._recovery.begin(error)
-            raise fault or TokenUnavailableError(self._recovery.fault) from error
+            if isinstance(fault, TokenSetupError):
+                fault = None
+            raise fault or TokenUnavailableError(self._recovery.fault or NOT_BACK) from error

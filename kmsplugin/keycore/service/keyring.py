@@ -14,7 +14,12 @@ from keycore.domain.instances import Installation
 from keycore.domain.keyring import NodeKeyring
 from keycore.domain.keys import Key
 from keycore.domain.providers import Provider
-from keycore.errors import IntegrityError, KeyExhaustedError, KeyplaneError
+from keycore.errors import (
+    IntegrityError,
+    KeyExhaustedError,
+    KeyplaneError,
+    StoreUnavailableError,
+)
 from keycore.ports import Clock, Keyring, Store
 from keycore.service.use_budget import RESERVED_MAX
 
@@ -26,6 +31,10 @@ provider in a restart loop of one second takes half a year to use a version up."
 KMS_USES_ASIDE = 64 * KMS_USES_AHEAD
 """Uses that are put into the keyring when less than half of them are left; each start
 without the store takes a block of :data:`KMS_USES_AHEAD`."""
+
+
+_RESERVE_AGAIN_SECONDS = 3600.0
+"""How long nothing is put aside after that could not be written down."""
 
 
 class KeyringKeeper:
@@ -54,6 +63,7 @@ class KeyringKeeper:
         self._store = store
         self._clock = clock
         self._used_up: set[VersionId] = set()
+        self._not_before = float("-inf")
         self.kept: NodeKeyring | None = None
         self.fault = ""
 
@@ -63,10 +73,13 @@ class KeyringKeeper:
         Raises:
             IntegrityError: it was kept for another installation, provider or node.
         """
-        found = kept.installation.id, kept.provider.name, kept.node
-        if found != (self._installation.id, self._name, self._node):
+        if not self._is_own(kept):
             raise IntegrityError("keyring", f"{kept.provider.name}.{kept.node}")
         self.kept = kept
+
+    def _is_own(self, kept: NodeKeyring) -> bool:
+        found = kept.installation.id, kept.provider.name, kept.node
+        return found == (self._installation.id, self._name, self._node)
 
     def key(self, key_id: KeyId) -> Key | None:
         """Return a key as it is kept, or ``None``."""
@@ -93,6 +106,15 @@ class KeyringKeeper:
             return
 
         def changed(current: NodeKeyring | None) -> NodeKeyring:
+            if current and current.installation.id != self._installation.id:
+                # It may be the last copy of keys that somebody still needs.
+                raise StoreUnavailableError(
+                    "the keyring of another installation lies in its place",
+                    hint="move that file away, if its store is not to be put back",
+                )
+            if current and self._is_own(current) and not provider.continues(current.provider):
+                # Another process of this node knows more than this one.
+                return current
             # What is there now counts: during a takeover two processes take uses from it.
             uses = {v: n for v, n in _uses(current).items() if v in _writing(provider)}
             return NodeKeyring(
@@ -110,7 +132,7 @@ class KeyringKeeper:
             StoreUnavailableError: the store did not answer; nothing was reserved.
         """
         kept = self.kept
-        if kept is None or self.fault:
+        if kept is None or self.fault or self._clock.monotonic() < self._not_before:
             return
         known = _uses(kept)
         low = {v for v in _writing(kept.provider) if known.get(v, 0) < KMS_USES_ASIDE // 2}
@@ -125,8 +147,10 @@ class KeyringKeeper:
             uses = there | {v: there.get(v, 0) + count for v, count in granted.items()}
             return replace(current or kept, uses=_listed(uses), saved_at=self._clock.now())
 
-        # Should this fail, it may still have been done, so the reservation is given up.
-        self._update(changed)
+        if not self._update(changed):
+            # It may have been done all the same, so the reservation is given up. A disk
+            # that stays full must not eat the bound up.
+            self._not_before = self._clock.monotonic() + _RESERVE_AGAIN_SECONDS
 
     def take_uses(self, version_id: VersionId) -> int:
         """Take a block of the uses that were put aside, and return how many they are.

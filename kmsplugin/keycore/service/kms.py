@@ -19,6 +19,7 @@ from keycore.errors import (
     InvalidRequestError,
     KeyplaneError,
     ProviderUnboundError,
+    TokenUnavailableError,
     UnavailableError,
 )
 from keycore.ports import Clock, Token
@@ -116,6 +117,9 @@ class KmsProvider:
                 raise InvalidRequestError(
                     f"plaintext must have 1 to {longest} bytes", field="plaintext"
                 )
+            fault = self._token_fault()
+            if fault and fault != UNPROVED and self._outage is OutagePolicy.FAIL_CLOSED:
+                raise TokenUnavailableError(fault)
             generation = self._writing_generation()
             activation_id = generation.activation.id
             decision.note(key_id=activation_id, version=generation.version.id)

@@ -108,7 +108,8 @@ class SeedTimes:
     def readable(self, now: datetime) -> SeedsReadable:
         """Tell how long what was handed out stays in caches; 0 when nothing is there."""
         left = [60 * (minute + _SEED_MINUTES) - now.timestamp() for minute in self._minutes]
-        left = [seconds for seconds in left if seconds > 0]
+        # A clock that was ahead once must not promise more than there is.
+        left = [min(seconds, SEED_CACHE.total_seconds()) for seconds in left if seconds > 0]
         return SeedsReadable(min(left, default=0.0), max(left, default=0.0))
 
 

@@ -111,6 +111,7 @@ class LedgerKeeper:
         self._budget = budget
         self._clock = clock
         self._sequence = 0
+        self._unread = True
         self._told = -1
         self._told_at = float("-inf")
         self.keyring = keyring
@@ -167,23 +168,26 @@ class LedgerKeeper:
         active = self.ledger.active
         if active is None:
             return
-        self.exhausted, fault = "", self.store_fault
+        exhausted, fault = "", self.store_fault
         try:
             if not fault:
                 self._budget.prepare(active.version.id)
         except KeyExhaustedError as error:
-            self.exhausted = error.message
+            exhausted = error.message
         except KeyplaneError as error:
             fault = error.message
         if not self._budget.has(active.version.id):
             self._budget.grant(active.version.id, self.keyring.take_uses(active.version.id))
+        self.exhausted = exhausted
         self.uses_fault = "" if self._budget.has(active.version.id) else fault
 
     def _read(self) -> None:
         sequence = self._store.changes_since(self._sequence).sequence
         # A load that failed for a passing reason is tried again at every call.
-        if sequence == self._sequence and not self.ledger.faults:
+        if sequence == self._sequence and not self.ledger.faults and not self._unread:
             return
+        # An older store that was put back may come to the same number by itself.
+        self._unread = True
         with self._records.reading() as unit:
             provider = unit.find_provider(self._name)
             self._ensure_not_older(provider)
@@ -192,7 +196,7 @@ class LedgerKeeper:
                 ledger = self._load(provider, partial(self._find_key, unit))
                 ledger = replace(ledger, expires_at=_expiry(unit, provider))
         self._publish(ledger)
-        self.from_keyring = False
+        self.from_keyring = self._unread = False
         self._sequence = sequence
 
     def _ensure_not_older(self, provider: Provider | None) -> None:
@@ -242,9 +246,9 @@ class LedgerKeeper:
         if ledger.provider is not None:
             self.keyring.keep(ledger.provider, self._needed_keys(ledger))
             ledger = replace(ledger, held=self._held(ledger.provider))
-        gone = self.ledger.generations.keys() - ledger.generations.keys()
-        self._root_keys.forget(self.ledger.generations[gone_id].version.id for gone_id in gone)
-        self.ledger = ledger
+        former, self.ledger = self.ledger, ledger
+        gone = former.generations.keys() - ledger.generations.keys()
+        self._root_keys.forget(former.generations[gone_id].version.id for gone_id in gone)
 
     def _held(self, provider: Provider) -> ActivationId | None:
         """Return the activation at which Status stays because the keyring knows no newer one."""

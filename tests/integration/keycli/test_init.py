@@ -81,3 +81,15 @@ def test_of_two_inits_at_once_one_makes_the_installation_and_the_other_refuses(
 
     assert codes == [0, 2, 2]
     assert empty.run("status").code == 0
+
+
+def test_no_new_store_is_made_where_there_was_one(site: Site) -> None:
+    """The token still holds the keys that everything was encrypted under."""
+    for path in site.state.glob("keyplane.db*"):
+        path.rename(site.state.parent / path.name)
+
+    for arguments in (("init",), ("status",), ("keys", "list")):
+        ended = site.run(*arguments)
+        assert ended.code == 2
+        assert "is missing, and it was there before" in ended.err
+        assert "restore it from a backup" in ended.err

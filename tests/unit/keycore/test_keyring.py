@@ -300,6 +300,46 @@ def test_an_older_keyring_does_not_bring_back_what_was_released(
     assert keyring.kept is not older
 
 
+def test_a_process_that_knows_less_does_not_write_over_one_that_knows_more(
+    here: FakeInstallation, keyring: MemoryKeyring, key: Key, kms: KmsProvider
+) -> None:
+    """During a takeover two processes have one keyring, and one may be cut off."""
+    newer = process(here, keyring).kms
+    here.core.keys.rotate(CALLER, key.id)
+    newer.refresh()
+    newer.status()
+    here.store.lost = True
+    kms._keeper.keyring.fault = "the disk was full"
+
+    kms.refresh()
+
+    assert keyring.kept is not None
+    assert len(keyring.kept.provider.activations) == 2
+    assert kms._keeper.keyring.fault == ""
+
+
+def test_the_keyring_of_another_installation_is_not_overwritten(
+    here: FakeInstallation, keyring: MemoryKeyring, kms: KmsProvider
+) -> None:
+    """It may be the last copy of keys that somebody still needs."""
+    assert keyring.kept is not None
+    other = replace(keyring.kept.installation, id="another")
+    foreign = keyring.kept = replace(keyring.kept, installation=other)
+
+    core = wire(
+        Settings(state_dir=Path("/nonexistent"), provider=ProviderSettings(node="node-a")),
+        here.store,
+        here.token,
+        here.audit,
+        here.clock,
+        keyring=keyring,
+    )
+    core.kms.refresh()
+
+    assert keyring.kept is foreign
+    assert any("another installation" in warning for warning in core.kms.warnings())
+
+
 @pytest.mark.parametrize("change", ["node", "provider", "installation"])
 def test_the_keyring_of_somebody_else_is_refused(
     here: FakeInstallation, keyring: MemoryKeyring, kms: KmsProvider, change: str

@@ -176,8 +176,10 @@ def test_a_provider_that_shall_fail_closed_takes_its_key_id_back(here: FakeInsta
     here.token.lost = True
     later(here, kms)
     assert kms.status() == KmsStatus("the token does not answer", "")
-
     here.token.lost = False
+    with pytest.raises(TokenUnavailableError):
+        kms.encrypt(APISERVER, SEED)
+
     later(here, kms)
     assert kms.status() == KmsStatus(HEALTHY, key_id)
 

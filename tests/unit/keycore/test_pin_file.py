@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keycore.adapters.pin_file import PinFile
-from keycore.errors import PinRejectedError, SettingsError
+from keycore.errors import PinRejectedError, SettingsError, TokenUnavailableError
 
 
 @pytest.fixture
@@ -68,6 +68,50 @@ def test_the_room_for_a_refusal_is_taken_before_the_login(pin_file: PinFile) -> 
 
     after = pin_file.marker.stat()
     assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)
+
+
+def cut_off(pin_file: PinFile) -> None:
+    """Leave what a process leaves that was killed at its login."""
+    with pin_file.login():
+        content = pin_file.marker.read_bytes()
+    pin_file.marker.write_bytes(content)
+
+
+def test_a_login_that_was_cut_off_is_repeated_once(pin_file: PinFile) -> None:
+    """The token may have refused the PIN, and nobody was there to hear it."""
+    cut_off(pin_file)
+    assert not pin_file.was_refused()
+    cut_off(pin_file)
+
+    assert pin_file.was_refused()
+    with pytest.raises(PinRejectedError, match="did not answer to it"), pin_file.login():
+        pytest.fail("the PIN was given out a third time")
+
+
+def test_a_login_that_ends_otherwise_is_forgotten(pin_file: PinFile) -> None:
+    for _ in range(5):
+        with pytest.raises(TokenUnavailableError), pin_file.login():
+            raise TokenUnavailableError("the token does not answer")
+
+    assert not pin_file.was_refused()
+
+
+def test_a_file_that_was_replaced_during_the_login_is_not_taken_for_refused(
+    pin_file: PinFile,
+) -> None:
+    fresh = pin_file.path.with_name("fresh")
+    fresh.write_text("5678\n")
+    fresh.chmod(0o600)
+
+    def replace_and_refuse() -> None:
+        with pin_file.login():
+            fresh.rename(pin_file.path)
+            raise PinRejectedError("the token refused the PIN")
+
+    with pytest.raises(PinRejectedError):
+        replace_and_refuse()
+
+    assert not pin_file.was_refused()
 
 
 def test_a_marker_holds_nothing_of_the_pin(pin_file: PinFile) -> None:
