@@ -68,7 +68,7 @@ _OWN_NAMES = frozenset(
     }
 )
 
-_OWN_PREFIXES = ("keyplane.db", "pin-rejected", "softhsm2.", "tokens.")
+_OWN_PREFIXES = ("installation.", "keyplane.db", "pin-rejected", "softhsm2.", "tokens.")
 
 Progress = Callable[[str], None]
 

@@ -193,7 +193,7 @@ def test_without_store_and_keyring_the_start_names_what_is_missing(node: Node) -
     process = node.start("nothing")
 
     assert process.wait() == 2
-    assert "keyplane init" in process.output()
+    assert "is missing, and it was there before" in process.output()
 
 
 def test_the_keyring_holds_no_plain_key_and_no_pin(node: Node) -> None:

@@ -240,7 +240,8 @@ def test_a_process_that_is_killed_at_any_step_leaves_a_socket_that_is_served_or_
             assert_served(site)
 
     assert step > 5
-    assert former.logged(PUT_BACK)
+    # Which of both it is at the last step depends on when the former one looks.
+    assert former.logged(PUT_BACK) or former.logged(TAKEN_OVER)
     site.serve()
     assert_served(site)
 
@@ -295,7 +296,8 @@ def test_a_call_that_hangs_in_the_hsm_does_not_keep_a_process_alive(site: Site) 
     with KmsClient(site.socket) as client:
         closed = client.encrypt()
         site.module.hang("C_Decrypt")
-        client.start_decrypt(closed)
+        # Kept, because a call whose future nobody has is cancelled.
+        hanging = client.start_decrypt(closed)
         wait_until(
             lambda: site.module.inside("C_Decrypt") > 0,
             what="a call hangs",
@@ -303,6 +305,7 @@ def test_a_call_that_hangs_in_the_hsm_does_not_keep_a_process_alive(site: Site) 
         )
 
         assert process.end() == STUCK_EXIT_CODE
+        assert hanging.exception() is not None
 
     assert process.logged(STUCK)
 
