@@ -10,7 +10,7 @@ from keycore.adapters.pkcs11_token import Pkcs11Token
 from keycore.adapters.sql_store import SqlStore
 from keycore.adapters.system_clock import SystemClock
 from keycore.bootstrap import Core, wire
-from keycore.domain.ids import InstanceId, new_uuid
+from keycore.domain.ids import InstanceId, VersionId, new_uuid
 from keycore.domain.instances import Installation, Instance
 from keycore.service.caller import Caller
 from keycore.service.creation import NewKey
@@ -84,8 +84,13 @@ def test_the_working_copy_in_the_token_goes_with_the_key(
     core, instance = a_core(tmp_path, softhsm_token, sqlite_store)
     key = core.keys.create(CALLER, instance, NewKey("doomed"))
     core.wrapping.wrap(CALLER, instance, key.id, b"x")
-    assert key.versions[0].id in softhsm_token._handles
+    assert key.versions[0].id in held_by(softhsm_token)
 
     core.keys.delete(CALLER, key.id)
 
-    assert key.versions[0].id not in softhsm_token._handles
+    assert key.versions[0].id not in held_by(softhsm_token)
+
+
+def held_by(token: Pkcs11Token) -> set[VersionId]:
+    """Return the versions that the token has working copies of."""
+    return {version_id for lane in token._lanes._lanes for version_id in lane._copies}

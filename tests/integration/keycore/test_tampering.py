@@ -314,5 +314,5 @@ def test_a_store_whose_file_was_replaced_is_not_written_to(victim: Victim) -> No
     with pytest.raises(StoreUnavailableError, match="removed or replaced"):
         core.store.uses([victim.key.current.id])
     core.kms.refresh()
-    assert "removed or replaced" in core.kms.status().healthz
+    assert "removed or replaced" in core.kms.report().store_fault
     assert core.kms.decrypt(CALLER, *victim.seed) == b"seed"
