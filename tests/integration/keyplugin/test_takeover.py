@@ -183,7 +183,7 @@ def test_an_ordinary_restart_fails_no_call_but_those_on_their_way(
 def test_a_process_that_cannot_log_in_does_not_take_over(site: Site) -> None:
     former = site.serve()
     inode = site.inode
-    (site.settings.state_dir / "pins" / "user.pin").write_text("000000\n")
+    (site.settings.state_dir / "pins" / "user.pin").write_text("8091726354\n")
 
     assert site.start(*TAKEOVER).wait() == 2
 
