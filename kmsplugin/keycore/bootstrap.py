@@ -50,7 +50,7 @@ from keycore.settings import Settings
 STORE_SECONDS = 0.5
 """How long a provider with a keyring waits for the store at its start."""
 
-_FOR_EVER = 30.0
+_STORE_SECONDS_MAX = 30.0
 """A busy store answers within 15 seconds, if only with an error."""
 
 
@@ -126,7 +126,7 @@ def open_provider_core(
         keyring = FileKeyring(settings.keyring, token)
         kept, refusal = _load_keyring(keyring)
         opening = stack.enter_context(closing(OpeningStore(partial(_open_store, settings))))
-        fault = opening.wait(STORE_SECONDS if kept else _FOR_EVER)
+        fault = opening.wait(STORE_SECONDS if kept else _STORE_SECONDS_MAX)
         if fault and not kept:
             raise opening.error or StoreUnavailableError(fault)
         core = wire(
@@ -138,7 +138,7 @@ def open_provider_core(
             keyring=keyring,
             installation=kept.installation if kept else None,
         )
-        if refusal is None and kept is not None:
+        if kept is not None:
             try:
                 core.kms.start_from(kept)
             except IntegrityError as error:

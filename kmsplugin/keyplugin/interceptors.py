@@ -54,14 +54,14 @@ class MessageInterceptor(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
-        pool = getattr(handler.unary_unary, "experimental_thread_pool", None)
+        pool = pool_of(handler.unary_unary)
         behaviour = (
             _refusing(handler.unary_unary)
             if pool is self._refusals
             else self._receiving(handler, handler_call_details.method)
         )
         return grpc.stream_unary_rpc_method_handler(
-            _in_pool(behaviour, pool), response_serializer=handler.response_serializer
+            in_pool(behaviour, pool), response_serializer=handler.response_serializer
         )
 
     def _receiving(self, handler: _Handler, method: str) -> _Behaviour:
@@ -114,7 +114,7 @@ class ErrorInterceptor(grpc.ServerInterceptor):
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
-            wrapped = _with_behaviour(handler, _answering(handler.unary_unary, method))
+            wrapped = with_behaviour(handler, _answering(handler.unary_unary, method))
             self._wrapped[method] = wrapped
         return wrapped
 
@@ -260,10 +260,10 @@ class LaneInterceptor(grpc.ServerInterceptor):
         if method not in self._methods:
             return handler
         if self._pool.unfinished >= self._waiting_max:
-            return _with_behaviour(handler, _placed(_refuse, self._refusals))
+            return with_behaviour(handler, _placed(_refuse, self._refusals))
         placed = self._placed.get(method)
         if placed is None:
-            placed = _with_behaviour(handler, _placed(handler.unary_unary, self._pool))
+            placed = with_behaviour(handler, _placed(handler.unary_unary, self._pool))
             self._placed[method] = placed
         return placed
 
@@ -272,10 +272,11 @@ def _placed(behaviour: _Behaviour, pool: ThreadPoolExecutor) -> _Behaviour:
     def placed(request: Any, context: grpc.ServicerContext) -> Any:
         return behaviour(request, context)
 
-    return _in_pool(placed, pool)
+    return in_pool(placed, pool)
 
 
-def _in_pool(behaviour: _Behaviour, pool: ThreadPoolExecutor | None) -> _Behaviour:
+def in_pool(behaviour: _Behaviour, pool: ThreadPoolExecutor | None) -> _Behaviour:
+    """Have a behaviour run in a pool of its own; ``None`` leaves it in the server's."""
     # NB: an experimental feature of grpcio: its server runs a behaviour that has
     # this attribute in that pool, and not in the server's own.
     behaviour.experimental_thread_pool = pool  # type: ignore[attr-defined]
@@ -287,7 +288,13 @@ def _refuse(_: Any, context: grpc.ServicerContext) -> Never:
     context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, OVERLOADED)
 
 
-def _with_behaviour(handler: _Handler, behaviour: _Behaviour) -> _Handler:
+def pool_of(behaviour: _Behaviour) -> Any:
+    """Return the pool that :func:`in_pool` has given to a behaviour, or ``None``."""
+    return getattr(behaviour, "experimental_thread_pool", None)
+
+
+def with_behaviour(handler: _Handler, behaviour: _Behaviour) -> _Handler:
+    """Return a handler that takes and gives the same messages, and does something else."""
     return grpc.unary_unary_rpc_method_handler(
         behaviour,
         request_deserializer=handler.request_deserializer,

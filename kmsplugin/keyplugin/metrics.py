@@ -26,6 +26,7 @@ from prometheus_client import (
 from keycore.ports import TokenCondition
 from keycore.service.kms_health import KmsReport
 from keyplugin.gauges import ReportCollector
+from keyplugin.interceptors import in_pool, pool_of, with_behaviour
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """The text format that every Prometheus reads."""
@@ -142,11 +143,7 @@ class CallCounter(grpc.ServerInterceptor):
             self._unknown.inc()
             return handler
         counted = _counted(handler.unary_unary, self._meter(handler_call_details.method), started)
-        return grpc.unary_unary_rpc_method_handler(
-            counted,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return with_behaviour(handler, counted)
 
     def _meter(self, method: str) -> _Meter:
         # Only methods that exist come here, so callers cannot make it grow.
@@ -183,10 +180,7 @@ def _counted(behaviour: _Behaviour, meter: _Meter, started: float) -> _Behaviour
         return answer
 
     # grpcio looks on the outermost behaviour for the pool that it shall run in.
-    pool = getattr(behaviour, "experimental_thread_pool", None)
-    if pool is not None:
-        counted.experimental_thread_pool = pool  # type: ignore[attr-defined]
-    return counted
+    return in_pool(counted, pool_of(behaviour))
 
 
 class _TokenUses:

@@ -40,7 +40,9 @@ from keycore.adapters.pkcs11_profile import (
     SEALING,
     Login,
     ObjectPlan,
+    create_in_transit,
     destroy_object,
+    generate_in_transit,
     hands_out_readable,
     rehearsed,
     require_unreadable,
@@ -135,13 +137,16 @@ class CbcHmacProfile:
 
     def generate(self, login: Login) -> bytes:
         """Make two keys inside the token and return them wrapped and authenticated."""
-        return _wrapped(login, (_generated(login, key_type) for key_type, _ in _KINDS))
+        kinds = (key_type for key_type, _ in _KINDS)
+        return _wrapped(login, (generate_in_transit(login.session, kind) for kind in kinds))
 
     def wrap_material(self, login: Login, material: bytes) -> bytes:
         """Return the two keys that are derived from 32 bytes of key material wrapped."""
         derived = (_derived(material, label) for label in (ENCRYPT_LABEL, AUTHENTICATE_LABEL))
         values = zip(_KINDS, derived, strict=True)
-        return _wrapped(login, (_created(login, kind, value) for (kind, _), value in values))
+        return _wrapped(
+            login, (create_in_transit(login.session, kind, value) for (kind, _), value in values)
+        )
 
     def working_copy(self, login: Login, blob: bytes) -> KeyPair:
         """Unwrap a root key into two session objects, if it is one that this token wrapped.
@@ -229,28 +234,6 @@ def _sealing_keys(login: Login) -> KeyPair:
 
 def _derived(material: bytes, label: bytes) -> bytes:
     return HKDF(SHA512(), ROOT_KEY_BYTES, salt=None, info=label).derive(material)
-
-
-def _generated(login: Login, key_type: KeyType) -> Any:
-    return login.session.generate_key(
-        key_type,
-        attributes.KEY_BITS,
-        store=False,
-        capabilities=attributes.NO_CAPABILITIES,
-        template=attributes.IN_TRANSIT,
-    )
-
-
-def _created(login: Login, key_type: KeyType, value: bytes) -> Any:
-    return login.session.create_object(
-        {
-            Attribute.CLASS: ObjectClass.SECRET_KEY,
-            Attribute.KEY_TYPE: key_type,
-            Attribute.TOKEN: False,
-            Attribute.VALUE: value,
-            **attributes.IN_TRANSIT,
-        }
-    )
 
 
 def _wrapped(login: Login, keys: Iterable[Any]) -> bytes:

@@ -17,7 +17,9 @@ from keycore.adapters.pkcs11_profile import (
     SEALING,
     Login,
     ObjectPlan,
+    create_in_transit,
     destroy_object,
+    generate_in_transit,
     hands_out_readable,
     require_unreadable,
     sign,
@@ -62,26 +64,11 @@ class GcmProfile:
 
     def generate(self, login: Login) -> bytes:
         """Make an AES-256 key inside the token and return it wrapped."""
-        key = login.session.generate_key(
-            KeyType.AES,
-            attributes.KEY_BITS,
-            store=False,
-            capabilities=attributes.NO_CAPABILITIES,
-            template=attributes.IN_TRANSIT,
-        )
-        return _wrap_and_destroy(login, key)
+        return _wrap_and_destroy(login, generate_in_transit(login.session, KeyType.AES))
 
     def wrap_material(self, login: Login, material: bytes) -> bytes:
         """Return 32 bytes of given key material wrapped."""
-        key = login.session.create_object(
-            {
-                Attribute.CLASS: ObjectClass.SECRET_KEY,
-                Attribute.KEY_TYPE: KeyType.AES,
-                Attribute.TOKEN: False,
-                Attribute.VALUE: material,
-                **attributes.IN_TRANSIT,
-            }
-        )
+        key = create_in_transit(login.session, KeyType.AES, material)
         return _wrap_and_destroy(login, key)
 
     def working_copy(self, login: Login, blob: bytes) -> Any:

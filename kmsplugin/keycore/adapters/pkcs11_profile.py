@@ -151,6 +151,30 @@ def make_object(session: pkcs11.Session, label: str, plan: ObjectPlan) -> None:
     _generate(session, label, plan, store=True)
 
 
+def generate_in_transit(session: pkcs11.Session, key_type: KeyType) -> Any:
+    """Make a session key of 32 bytes that can be wrapped and do nothing else."""
+    return session.generate_key(
+        key_type,
+        attributes.KEY_BITS,
+        store=False,
+        capabilities=attributes.NO_CAPABILITIES,
+        template=attributes.IN_TRANSIT,
+    )
+
+
+def create_in_transit(session: pkcs11.Session, key_type: KeyType, value: bytes) -> Any:
+    """Make the same of given key material."""
+    return session.create_object(
+        {
+            Attribute.CLASS: ObjectClass.SECRET_KEY,
+            Attribute.KEY_TYPE: key_type,
+            Attribute.TOKEN: False,
+            Attribute.VALUE: value,
+            **attributes.IN_TRANSIT,
+        }
+    )
+
+
 @contextmanager
 def rehearsed(session: pkcs11.Session, profile: Profile) -> Iterator[Login]:
     """Give the block a login with session objects in the place of the token objects."""

@@ -32,7 +32,6 @@ KMS_USES_ASIDE = 64 * KMS_USES_AHEAD
 """Uses that are put into the keyring when less than half of them are left; each start
 without the store takes a block of :data:`KMS_USES_AHEAD`."""
 
-
 _RESERVE_AGAIN_SECONDS = 3600.0
 """How long nothing is put aside after that could not be written down."""
 

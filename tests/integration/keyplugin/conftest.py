@@ -7,10 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from keycore.adapters.pkcs11_token import Pkcs11Token
 from keycore.service.creation import NewKey
+from keycore.settings import Settings
 from tests.fakes.installation import CALLER, FakeInstallation, fake_installation
 from tests.integration.keyplugin.client import KmsClient
+from tests.integration.keyplugin.faulty_site import FaultySite, bind_a_key
 from tests.integration.keyplugin.serving import served
+
+
+@pytest.fixture(scope="module")
+def bound(
+    softhsm_settings: Settings,
+    softhsm_token: Pkcs11Token,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Settings:
+    """An installation whose provider has a key, for copies of it."""
+    template = FaultySite(softhsm_settings, tmp_path_factory.mktemp("bound") / "state")
+    bind_a_key(template.settings, softhsm_token)
+    return template.settings.model_copy(update={"token": softhsm_settings.token})
 
 
 @pytest.fixture

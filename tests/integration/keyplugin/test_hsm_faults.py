@@ -17,7 +17,6 @@ import grpc
 import pytest
 from grpc import StatusCode
 
-from keycore.adapters.pkcs11_token import Pkcs11Token
 from keycore.service.kms_health import PROBE_SECONDS
 from keycore.settings import Settings
 from keyplugin.kmsapi.api_pb2 import EncryptResponse
@@ -29,7 +28,6 @@ from tests.integration.keyplugin.faulty_site import (
     WITHIN_SECONDS,
     Calls,
     FaultySite,
-    bind_a_key,
 )
 from tests.integration.keyplugin.provider_process import ProviderProcess
 
@@ -42,18 +40,6 @@ PATIENT = timedelta(seconds=10)
 
 SHORT = timedelta(seconds=1)
 """A deadline for tests that wait for it to pass."""
-
-
-@pytest.fixture(scope="module")
-def bound(
-    softhsm_settings: Settings,
-    softhsm_token: Pkcs11Token,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Settings:
-    """An installation whose provider has a key, for copies of it."""
-    template = FaultySite(softhsm_settings, tmp_path_factory.mktemp("bound") / "state")
-    bind_a_key(template.settings, softhsm_token)
-    return template.settings.model_copy(update={"token": softhsm_settings.token})
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from keycore.adapters.pkcs11_token import Pkcs11Token
 from keycore.settings import Settings, TokenSettings
 from keyplugin.bounds import STUCK_EXIT_CODE
 from testbed.faulty_module import ALWAYS, Code
@@ -26,7 +25,6 @@ from tests.integration.keyplugin.client import SEED, KmsClient
 from tests.integration.keyplugin.faulty_site import (
     Calls,
     FaultySite,
-    bind_a_key,
 )
 from tests.integration.keyplugin.provider_process import ProviderProcess
 
@@ -95,18 +93,6 @@ class Site(FaultySite):
     @property
     def inode(self) -> int:
         return self.socket.lstat().st_ino
-
-
-@pytest.fixture(scope="module")
-def bound(
-    softhsm_settings: Settings,
-    softhsm_token: Pkcs11Token,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Settings:
-    """An installation whose provider has a key, for copies of it."""
-    template = FaultySite(softhsm_settings, tmp_path_factory.mktemp("bound") / "state")
-    bind_a_key(template.settings, softhsm_token)
-    return template.settings.model_copy(update={"token": softhsm_settings.token})
 
 
 @pytest.fixture
