@@ -8,39 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from http import HTTPStatus
 from typing import Final
 
 from keycore.ports import TokenCondition
 from keycore.service.kms import HEALTHY
 from keycore.service.kms_health import PROBE_MAX_AGE_SECONDS, KmsReport
+from keycore.service.readiness import Finding, Outcome
 from keyplugin.listener import Answer
 
 STALLED_SECONDS_MAX: Final = 60.0
 """A call that has been inside the module for so long does not come back. Nothing can end
 it but the end of the process, and the API server has given up long before."""
-
-
-class Outcome(StrEnum):
-    """What a check found; the same words as the REST face's ``/readyz``."""
-
-    OK = "ok"
-
-    DEGRADED = "degraded"
-    """Calls are answered; somebody should look."""
-
-    FAILED = "failed"
-    """Something that Status reports as unhealthy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """An outcome, and why; the reason is empty when all is well."""
-
-    outcome: Outcome = Outcome.OK
-    reason: str = ""
 
 
 class Health:

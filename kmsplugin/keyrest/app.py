@@ -17,11 +17,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keycore.bootstrap import Core
 from keycore.errors import KeyplaneError
+from keycore.service.readiness import Finding, Outcome
 from keyrest.answers import Answer, send_answer
 from keyrest.errors import ERROR_TYPE, answer_body, fault_of, headers_of
 from keyrest.gates import Authentication, Gates, PolicyInForce, Trail
 from keyrest.handlers import Call, Handlers, UseCase
-from keyrest.health import Check, Finding, Health, Outcome
+from keyrest.health import Check, Health
 from keyrest.openapi.document import PAGE_PATH, openapi_page
 from keyrest.request_errors import MethodNotAllowedError
 from keyrest.requests import Request

@@ -7,8 +7,6 @@ reason in the log alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 
 import anyio
@@ -19,6 +17,7 @@ from anyio.to_thread import run_sync
 from keycore.bootstrap import Core
 from keycore.errors import KeyplaneError
 from keycore.ports import Clock
+from keycore.service.readiness import Finding, Outcome
 from keyrest.answers import Answer
 
 _log = structlog.get_logger(__name__)
@@ -33,26 +32,6 @@ PATIENCE_SECONDS = 2.0
 """How long a proof may take. A call that hangs in the HSM cannot be ended, only left."""
 
 _HANGING_MAX = 2
-
-
-class Outcome(StrEnum):
-    """What a check found."""
-
-    OK = "ok"
-
-    DEGRADED = "degraded"
-    """Requests are answered, by what was right before; somebody should look."""
-
-    FAILED = "failed"
-    """No request succeeds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """An outcome, and why, in words for the log; empty when all is well."""
-
-    outcome: Outcome = Outcome.OK
-    reason: str = ""
 
 
 Check = Callable[[], Finding]

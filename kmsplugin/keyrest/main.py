@@ -14,11 +14,11 @@ import structlog
 import uvloop
 
 from keycore.bootstrap import Core, open_core
+from keycore.service.readiness import Finding, Outcome
 from keycore.settings import Settings
 from keyrest.app import rest_app
 from keyrest.credentials import Authenticator
 from keyrest.gates import FACE
-from keyrest.health import Finding, Outcome
 from keyrest.limits import Limits
 from keyrest.listening import open_listeners, url_of
 from keyrest.policy import PolicyFile

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from keycore.domain.envelope import SUITES
 from keycore.domain.keys import KeyState
+from keycore.service.readiness import Outcome
 from keyrest.answers import ALIAS_TYPE, KEY_TYPE, VERSION_TYPE
-from keyrest.health import Outcome
 from keyrest.openapi.bodies import ALIAS_PATTERN, BASE64_PATTERN
 from keyrest.openapi.nodes import Node, object_of, reference
 from keyrest.views import ALGORITHM

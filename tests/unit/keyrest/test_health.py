@@ -11,9 +11,10 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
+from keycore.service.readiness import Finding, Outcome
 from keyrest import health
 from keyrest.answers import Answer
-from keyrest.health import PROOF_SECONDS, Check, Finding, Health, Outcome
+from keyrest.health import PROOF_SECONDS, Check, Health
 from tests.fakes.installation import FakeInstallation, fake_installation
 
 
