@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import pkcs11
 
+from keycore.adapters.pkcs11_module import finalise
 from testbed.downloads import cache_directory, exclusive
 from testbed.errors import ControlPlaneError
 from testbed.processes import ChildProcess
@@ -169,7 +170,8 @@ class OpenCryptoki(Startable):
         pins = ["".join(secrets.choice("0123456789") for _ in range(_PIN_DIGITS)) for _ in "SU"]
         so_pin, user_pin = pins
         library: Any = pkcs11.lib(str(self.module))
-        library.reinitialize()
+        _leave(self.module)
+        library.initialize()
         _init_token(self.module)
         token = library.get_token(token_label=LABEL)
         session = token.open(rw=True, so_pin=_FIRST_SO_PIN)
@@ -186,8 +188,9 @@ def _module_or_none() -> Path | None:
 
 def _leave(module: Path) -> None:
     """Finalise the module in this process; every session of it is lost by that."""
+    finalise(module)
+    # python-pkcs11 must know it too, and is told that there is nothing to finalise.
     with suppress(pkcs11.PKCS11Error):
-        # Where the daemon never ran, or was killed, there is nothing to leave.
         pkcs11.lib(str(module)).finalize()
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pkcs11
 
+from keycore.adapters.pkcs11_descriptors import closed_numbers_are_held
 from keycore.adapters.pkcs11_errors import pkcs11_errors
 from keycore.errors import TokenSetupError, TokenUnavailableError
 
@@ -103,6 +104,18 @@ class Pkcs11Module:
         return found[0]
 
 
+def finalise(path: Path) -> None:
+    """Finalise a loaded module in this process; every session of the process is lost by it.
+
+    One that is not initialised stays as it is.
+
+    Args:
+        path: the shared library.
+    """
+    with closed_numbers_are_held():
+        ctypes.CDLL(str(path)).C_Finalize(None)
+
+
 def serial_of(token: pkcs11.Token) -> str:
     """Return a token's serial number as text, without padding."""
     return token.serial.decode("ascii", "replace").strip()
@@ -147,10 +160,10 @@ def _initialise_again(path: Path, *, locks: bool) -> None:
     library = ctypes.CDLL(str(path))
     arguments = _InitialiseArguments(flags=_CKF_OS_LOCKING_OK)
     given = ctypes.byref(arguments) if locks else None
-    library.C_Finalize(None)
+    finalise(path)
     result = library.C_Initialize(given)
     if result == _CKR_CRYPTOKI_ALREADY_INITIALIZED:
-        library.C_Finalize(None)
+        finalise(path)
         result = library.C_Initialize(given)
     if result != 0:
         raise TokenUnavailableError(f"the module does not initialise (code {result:#x})")
