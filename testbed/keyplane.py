@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Final
 from testbed.downloads import cache_directory
 from testbed.errors import CommandFailedError
 from testbed.loopback import HOST, free_port
+from testbed.postgresql import PostgreSql
 from testbed.processes import ChildProcess
 
 _COMMAND_SECONDS_MAX: Final = 120.0
@@ -26,11 +28,19 @@ health_address = "{health}"
 [operator]
 kubeconfig = "{kubeconfig}"
 resync = "{resync}"
+health_address = "{operator_health}"
+"""
+
+_STORE_CONFIGURATION = """
+[store]
+postgresql = "{connection}"
+password_file = "{password}"
 """
 
 _REST_CONFIGURATION = """
 [rest]
 port = {port}
+health_address = "{rest_health}"
 
 [[rest.issuers]]
 name = "cluster"
@@ -53,6 +63,7 @@ class KeyplaneInstallation:
         resync: str = "PT5S",
         outage: str = "Coast",
         beside: "KeyplaneInstallation | None" = None,
+        store: PostgreSql | None = None,
     ) -> None:
         """Write the configuration file, without starting anything.
 
@@ -65,6 +76,7 @@ class KeyplaneInstallation:
             outage: What the provider does while the token is away.
             beside: Another node, whose store and token this one uses as well; socket
                 and keyring are its own. None makes a first node.
+            store: Where records live; None for a file in the state directory.
         """
         self.directory = directory
         self.config = directory / "keyplane.toml"
@@ -72,6 +84,10 @@ class KeyplaneInstallation:
         self.state: Path = beside.state if beside else directory / "state"
         self.health = f"http://{HOST}:{free_port()}"
         """Where the provider answers `/metrics`, `/livez` and `/readyz`."""
+        self.operator_health = f"http://{HOST}:{free_port()}"
+        """Where the operator does."""
+        self.rest_health = f"http://{HOST}:{free_port()}"
+        """Where the REST face does; further workers on the ports above."""
         self.config.write_text(
             _CONFIGURATION.format(
                 directory=directory,
@@ -81,9 +97,29 @@ class KeyplaneInstallation:
                 resync=resync,
                 outage=outage,
                 health=self.health.removeprefix("http://"),
+                operator_health=self.operator_health.removeprefix("http://"),
             ),
             encoding="utf-8",
         )
+        if store is not None:
+            with self.config.open("a", encoding="utf-8") as config:
+                config.write(
+                    _STORE_CONFIGURATION.format(
+                        connection=store.connection, password=store.password_file
+                    )
+                )
+
+    def join(self, first: "KeyplaneInstallation") -> None:
+        """Become a further node of an installation in PostgreSQL.
+
+        The token is copied, where real nodes would reach the same HSM.
+
+        Args:
+            first: The node on which `keyplane init` has run.
+        """
+        self.state.mkdir(mode=0o700, parents=True)
+        shutil.copytree(first.state / "tokens", self.state / "tokens")
+        self.run("join", "--pin-from", str(first.state / "pins" / "user.pin"))
 
     def configure_rest(
         self, port: int, *, issuer: str, ca: Path, credential: Path, audience: str
@@ -100,7 +136,12 @@ class KeyplaneInstallation:
         with self.config.open("a", encoding="utf-8") as config:
             config.write(
                 _REST_CONFIGURATION.format(
-                    port=port, issuer=issuer, ca=ca, credential=credential, audience=audience
+                    port=port,
+                    rest_health=self.rest_health.removeprefix("http://"),
+                    issuer=issuer,
+                    ca=ca,
+                    credential=credential,
+                    audience=audience,
                 )
             )
 

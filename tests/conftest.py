@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from keycore.adapters.pkcs11_token import Pkcs11Token
+from keycore.adapters.sql_place import PostgresqlPlace
 from keycore.adapters.sql_store import SqlStore
 from keycore.bootstrap import open_token
 from keycore.initialise import initialise
 from keycore.service.caller import Caller
 from keycore.settings import Settings, TokenSettings
+from testbed import postgresql as postgresql_server
 from testbed.opencryptoki import LABEL, OpenCryptoki, obstacle
+from testbed.postgresql import PostgreSql
+from testbed.waiting import wait_until
 from tests.skipping import cannot_run
 
 
@@ -83,3 +88,51 @@ def sqlite_store(tmp_path: Path) -> Iterator[SqlStore]:
     store = SqlStore.create(tmp_path / "keyplane.db")
     yield store
     store.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSql]:
+    """The one PostgreSQL server of the test process; tests that break theirs have their own."""
+    if reason := postgresql_server.obstacle():
+        cannot_run(reason)
+    with PostgreSql(tmp_path_factory.mktemp("postgresql")) as running:
+        yield running
+
+
+@pytest.fixture
+def postgresql_dsn(postgresql: PostgreSql) -> Iterator[str]:
+    """The connection string of an empty database; the password is the server's."""
+    name = f"test_{uuid4().hex}"
+    yield postgresql.create_database(name)
+    postgresql.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql: PostgreSql) -> str:
+    """Name of a database with the tables of a store; copies of it are made in no time."""
+    name = "store_template"
+    SqlStore.create(place_of(postgresql, postgresql.create_database(name))).close()
+    return name
+
+
+@pytest.fixture
+def postgresql_place(postgresql: PostgreSql, postgresql_template: str) -> Iterator[PostgresqlPlace]:
+    """Where an empty store in PostgreSQL is."""
+    name = f"test_{uuid4().hex}"
+    yield place_of(postgresql, postgresql.create_database(name, template=postgresql_template))
+    postgresql.drop_database(name)
+
+
+@pytest.fixture
+def postgresql_store(postgresql_place: PostgresqlPlace) -> Iterator[SqlStore]:
+    """An empty store in PostgreSQL, which hears of writes already."""
+    store = SqlStore(postgresql_place)
+    before = store.version()
+    wait_until(lambda: store.version() != before, what="it listens", within_seconds=10)
+    yield store
+    store.close()
+
+
+def place_of(server: PostgreSql, connection: str) -> PostgresqlPlace:
+    """Return how a store reaches a database of ``server``."""
+    return PostgresqlPlace(connection, server.password_file)

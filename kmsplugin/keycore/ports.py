@@ -352,10 +352,36 @@ class Changes:
     Attributes:
         sequence: the newest write's number; 0 in an untouched store.
         key_ids: keys written since the number that was asked about.
+        epoch: another text than before means that the store may have lost writes, or is
+            another one: a standby took over, or a backup was restored. Whatever was
+            read before counts no more.
     """
 
     sequence: int
     key_ids: frozenset[KeyId]
+    epoch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """How far a chain of audit lines has come, kept apart from its files.
+
+    Attributes:
+        chain: the chain's UUID.
+        node: the host that writes it.
+        name: face and slot, as in its files' names, such as ``rest.0``.
+        line: number of the newest line that was sealed.
+        digest: SHA-256 of that line, 32 bytes.
+        mac: by the record MAC key over all of that, 32 bytes.
+    """
+
+    chain: str
+    node: str
+    name: str
+    line: int
+    digest: bytes
+    at: datetime
+    mac: bytes = field(repr=False)
 
 
 class Store(Protocol):
@@ -368,7 +394,9 @@ class Store(Protocol):
         """Open the only writer; commit on leaving, roll back on an exception.
 
         When the block has been left without an exception, its writes survive a
-        crash of the process and of the machine.
+        crash of the process and of the machine. When it was left by a
+        ``StoreUnavailableError`` that says so, the answer to the commit was lost, and
+        they may have been made as well.
         """
 
     def version(self) -> int:
@@ -399,8 +427,18 @@ class Store(Protocol):
     def uses(self, version_ids: Iterable[VersionId]) -> Mapping[VersionId, int]:
         """Return how many uses were granted for each version."""
 
+    def save_audit_head(self, head: AuditHead) -> None:
+        """Insert or replace the head of its chain; nothing that others must read changes."""
+
+    def audit_heads(self) -> Sequence[AuditHead]:
+        """Return the head of every chain, sorted by chain."""
+
     def scrub(self) -> None:
-        """Make sure that no file of the store holds overwritten bytes any more."""
+        """Make sure that no file of the store holds overwritten bytes any more.
+
+        An embedded store does. A database server keeps old rows, logs and replicas as
+        it likes, and there this does nothing.
+        """
 
     def close(self) -> None:
         """Give back connections."""
@@ -460,8 +498,44 @@ class AuditEvent:
     details: Mapping[str, str | int]
 
 
+@dataclass(frozen=True, slots=True)
+class AuditCondition:
+    """How the audit log of this process is.
+
+    Attributes:
+        lines: written since the start.
+        lost: lines that could not be written; the process's log has them.
+        unsealed: lines behind the newest checkpoint, which no HSM vouches for yet.
+        fault: why no line can be written now; empty when it can.
+        broken: why the chain does not go on where its newest checkpoint says, as this
+            process has found; empty when it does.
+    """
+
+    lines: int = 0
+    lost: int = 0
+    unsealed: int = 0
+    fault: str = ""
+    broken: str = ""
+
+
 class AuditLog(Protocol):
     """Append-only record of decisions."""
 
+    def require_room(self) -> None:
+        """Make sure that the line of an operation that begins now can be written.
+
+        Cheap enough for every request. A log of a face that must serve on in any case,
+        as the KMS provider must, never refuses.
+
+        Raises:
+            AuditUnavailableError: it cannot; the operation must not act.
+        """
+
     def write(self, event: AuditEvent) -> None:
-        """Append one event; when it returns, the operating system has the line."""
+        """Append one event; when it returns, the operating system has the line.
+
+        It never raises: what cannot be written is counted, and goes to the process's log.
+        """
+
+    def condition(self) -> AuditCondition:
+        """Return how the log is, from memory."""

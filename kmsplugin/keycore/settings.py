@@ -96,6 +96,15 @@ def _host_and_port(address: str) -> str:
     return address
 
 
+def _connection_string(text: str) -> str:
+    # Whether libpq understands the rest, it says itself when the store is opened.
+    if re.search(r"(^|[\s?&])(ssl)?password\s*=", text) or re.search(r"://[^/@]*:[^/@]*@", text):
+        raise ValueError("must hold no password; put it into store.password_file")
+    if not text.strip():
+        raise ValueError("must not be empty; leave it away for SQLite")
+    return text
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -166,6 +175,36 @@ class ProviderSettings(_Section):
     switches them off."""
 
 
+class StoreSettings(_Section):
+    """Where records live. Without ``postgresql`` it is one SQLite file of this host."""
+
+    postgresql: Annotated[str, AfterValidator(_connection_string)] | None = None
+    """How to reach PostgreSQL: a connection string or URI of libpq, without a password,
+    as in ``host=db1,db2 dbname=keyplane user=keyplane target_session_attrs=read-write
+    sslmode=verify-full``; default none, which embeds SQLite."""
+
+    password_file: Path | None = None
+    """File with the password, mode 0600, read again for each connection; default none,
+    for certificates or peer authentication."""
+
+    deadline: Annotated[timedelta, Field(ge=timedelta(seconds=1), le=timedelta(minutes=1))] = (
+        timedelta(seconds=5)
+    )
+    """How long PostgreSQL may take for an answer before it counts as out of reach."""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the store is a SQLite file of this host."""
+        return self.postgresql is None
+
+
+class AuditSettings(_Section):
+    """The audit log."""
+
+    file_bytes: Annotated[int, Field(ge=64 * 1024, le=2**40)] = 64 * 1024 * 1024
+    """A file of the log is closed and the next one begun at this size; default 64 MiB."""
+
+
 class KeySettings(_Section):
     """Rules for keys that an installation may loosen."""
 
@@ -187,6 +226,9 @@ class OperatorSettings(_Section):
 
     resync: Annotated[timedelta, Field(gt=timedelta(0))] = timedelta(seconds=30)
     """How often every Key is compared with the store although nothing happened."""
+
+    health_address: Annotated[str, AfterValidator(_host_and_port)] = "127.0.0.1:28676"
+    """As for the provider."""
 
 
 def _https_url(url: str) -> str:
@@ -290,6 +332,9 @@ class RestSettings(_Section):
     cluster: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")] = "mycluster"
     """Cluster name in the ``crn`` of a key."""
 
+    health_address: Annotated[str, AfterValidator(_host_and_port)] = "127.0.0.1:28677"
+    """As for the provider; a second worker listens on the next port, and so on."""
+
 
 class LogSettings(_Section):
     """Logging to standard error."""
@@ -315,6 +360,8 @@ class Settings(BaseSettings):
     """Store, embedded token, PIN files and audit; one owner, mode 0700."""
 
     token: TokenSettings = TokenSettings()
+    store: StoreSettings = StoreSettings()
+    audit: AuditSettings = AuditSettings()
     provider: ProviderSettings = Field(default_factory=ProviderSettings)
     keys: KeySettings = KeySettings()
     operator: OperatorSettings = OperatorSettings()
@@ -352,7 +399,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> Path:
-        """The embedded store."""
+        """The embedded store's file."""
         return self.state_dir / "keyplane.db"
 
     @property

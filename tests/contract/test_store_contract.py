@@ -1,4 +1,4 @@
-"""What every store must do, on the fake and on SQLite."""
+"""What every store must do, on the fake, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from keycore.domain.instances import Installation, Instance
 from keycore.domain.keys import Key, KeyKind, KeyState, KeyVersion, VersionState, destroyed
 from keycore.domain.providers import Activation, ActivationState, Node, Provider
 from keycore.errors import AlreadyExistsError
-from keycore.ports import RECEIPT_AGE, KeyFilter, Receipt, Signed, Store
+from keycore.ports import RECEIPT_AGE, AuditHead, KeyFilter, Receipt, Signed, Store
+from testbed.waiting import wait_until
 from tests.fakes.memory_store import MemoryStore
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 HOME = InstanceId("00000000-0000-4000-8000-000000000001")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest) -> Store:
-    chosen = MemoryStore() if request.param == "memory" else request.getfixturevalue("sqlite_store")
+    name = request.param
+    chosen = MemoryStore() if name == "memory" else request.getfixturevalue(f"{name}_store")
     with chosen.writing() as rows:
         rows.instances.save(signed(Instance(HOME, "home", None, NOW)))
     return chosen
@@ -404,6 +406,18 @@ def test_saving_a_provider_or_an_instance_counts_as_a_change_and_a_heartbeat_doe
     assert seen[3] == seen[2]
 
 
+def settled_version(store: Store) -> int:
+    """Return the version once no news of earlier writes are under way any more."""
+    seen = [store.version()]
+
+    def stays() -> bool:
+        seen.append(store.version())
+        return len(seen) > 3 and len(set(seen[-3:])) == 1
+
+    wait_until(stays, what="the version stays", within_seconds=5)
+    return seen[-1]
+
+
 def test_any_write_gives_the_store_another_version(store: Store) -> None:
     key = a_key()
     seen = [store.version()]
@@ -419,7 +433,7 @@ def test_any_write_gives_the_store_another_version(store: Store) -> None:
 def test_reading_leaves_the_version_as_it_is(store: Store) -> None:
     key = a_key()
     save(store, key)
-    before = store.version()
+    before = settled_version(store)
 
     with store.reading() as rows:
         rows.keys.get(key.id)
@@ -429,7 +443,7 @@ def test_reading_leaves_the_version_as_it_is(store: Store) -> None:
 
 
 def test_the_version_is_told_to_many_threads_at_once(store: Store) -> None:
-    before = store.version()
+    before = settled_version(store)
     seen: list[int] = []
 
     threads = [threading.Thread(target=lambda: seen.append(store.version())) for _ in range(8)]
@@ -511,3 +525,26 @@ def test_concurrent_writers_do_not_lose_updates(store: Store) -> None:
 def test_scrubbing_an_idle_store_works_twice(store: Store) -> None:
     store.scrub()
     store.scrub()
+
+
+def a_head(line: int, name: str = "rest.0") -> AuditHead:
+    return AuditHead(new_uuid(), "node-1", name, line, b"d" * 32, NOW, b"m" * 32)
+
+
+def test_audit_heads_come_back_sorted_and_the_newest_of_a_chain_counts(store: Store) -> None:
+    heads = [a_head(line) for line in (3, 2**40)]
+    for head in heads:
+        store.save_audit_head(head)
+    newer = replace(heads[0], line=4, digest=b"e" * 32)
+
+    store.save_audit_head(newer)
+
+    assert store.audit_heads() == sorted([newer, heads[1]], key=lambda head: head.chain)
+
+
+def test_an_audit_head_is_no_change_that_others_must_read(store: Store) -> None:
+    before = store.changes_since(0)
+
+    store.save_audit_head(a_head(1))
+
+    assert store.changes_since(0) == before

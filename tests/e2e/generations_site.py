@@ -1,6 +1,7 @@
 """A site of two nodes that lives through rotations without re-encryption, under traffic.
 
-Each node has an API server, a provider and a keyring; token, store and etcd are shared.
+Each node has an API server, a provider and a keyring; etcd, the keys of the token, and a
+store in PostgreSQL are shared.
 Both orders of starting are tried: on the first node the provider comes first, on the
 second one the API server does.
 """
@@ -24,6 +25,7 @@ from testbed.binaries import Binaries
 from testbed.cluster import Cluster
 from testbed.keyplane import KeyplaneInstallation
 from testbed.loopback import request
+from testbed.postgresql import PostgreSql
 from testbed.processes import ChildProcess
 from testbed.waiting import wait_until
 from tests.e2e.secret_traffic import Attempt, SecretTraffic, between, read_fault, unreadable
@@ -112,20 +114,20 @@ class GenerationsSite:
         here.mkdir()
         there.mkdir()
         kubeconfig = self._cluster.kubeconfig
-        first = KeyplaneInstallation(here, kubeconfig, node="node-a")
-        self._nodes = [first, KeyplaneInstallation(there, kubeconfig, node="node-b", beside=first)]
+        self._database = PostgreSql(directory / "postgresql")
+        self._nodes = [
+            KeyplaneInstallation(here, kubeconfig, node="node-a", store=self._database),
+            KeyplaneInstallation(there, kubeconfig, node="node-b", store=self._database),
+        ]
         self._providers: list[ChildProcess] = [node.face("provider") for node in self._nodes]
-        first.run("init")
-        for node, config in zip(self._nodes, self._configs, strict=True):
-            config.write_text(node.run("encryption-config"))
-        self._key: str = first.run_json("keys", "create", "etcd-root")["id"]
-        first.run("provider", "set", PROVIDER, "--key", self._key)
+        self._key = ""
         self._known: list[str] = []
         self._traffic: list[SecretTraffic] = []
 
     def live(self) -> GenerationsStory:
         """Live through the rotations and tell the story."""
         try:
+            self._install()
             healthy = self._start_in_both_orders()
             with self._traffic_on(0), self._traffic_on(1):
                 for _ in range(ROTATIONS - 1):
@@ -138,8 +140,19 @@ class GenerationsSite:
             self._cluster.stop()
             for provider in self._providers:
                 provider.stop()
+            self._database.stop()
 
     # --- chapters ------------------------------------------------------------
+
+    def _install(self) -> None:
+        self._database.start()
+        first, second = self._nodes
+        first.run("init")
+        second.join(first)
+        for node, config in zip(self._nodes, self._configs, strict=True):
+            config.write_text(node.run("encryption-config"))
+        self._key = first.run_json("keys", "create", "etcd-root")["id"]
+        first.run("provider", "set", PROVIDER, "--key", self._key)
 
     def _start_in_both_orders(self) -> dict[str, float]:
         first, second = self._providers

@@ -14,7 +14,7 @@ from keycore.domain.instances import Installation, Instance
 from keycore.domain.keys import Key, KeyState
 from keycore.domain.providers import Node, Provider
 from keycore.errors import AlreadyExistsError, StoreUnavailableError
-from keycore.ports import RECEIPT_AGE, Changes, KeyFilter, Receipt, Signed
+from keycore.ports import RECEIPT_AGE, AuditHead, Changes, KeyFilter, Receipt, Signed
 
 
 @dataclass
@@ -29,6 +29,7 @@ class _Tables:
     instances: dict[InstanceId, Signed[Instance]] = field(default_factory=dict)
     installation: Signed[Installation] | None = None
     uses: dict[VersionId, int] = field(default_factory=dict)
+    heads: dict[str, AuditHead] = field(default_factory=dict)
 
     def bump(self) -> int:
         self.sequence += 1
@@ -165,6 +166,7 @@ class MemoryStore:
         self.lost = False
         self.scrubs = 0
         self.starts = 0
+        self.epoch = ""
         self.tells_versions = True
         self._version = 0
 
@@ -192,7 +194,7 @@ class MemoryStore:
         with self._lock:
             self._answer()
             changed = {k for k, written in self._tables.changed.items() if written > sequence}
-            return Changes(self._tables.sequence, frozenset(changed))
+            return Changes(self._tables.sequence, frozenset(changed), self.epoch)
 
     def reserve_uses(
         self, version_ids: Sequence[VersionId], count: int, limit: int
@@ -218,6 +220,16 @@ class MemoryStore:
         with self._lock:
             self._answer()
             return {v: self._tables.uses[v] for v in version_ids if v in self._tables.uses}
+
+    def save_audit_head(self, head: AuditHead) -> None:
+        with self._lock:
+            self._answer()
+            self._tables.heads[head.chain] = head
+
+    def audit_heads(self) -> Sequence[AuditHead]:
+        with self._lock:
+            self._answer()
+            return [head for _, head in sorted(self._tables.heads.items())]
 
     def scrub(self) -> None:
         self._answer()

@@ -49,6 +49,8 @@ def init(run: Invocation, *, namespace: NamespaceOption = "keyplane-system") -> 
 
 
 def _document(settings: Settings, made: Initialised) -> Document:
+    from keycore.bootstrap import store_title  # noqa: PLC0415
+
     secrets = [settings.state_dir / "tokens", settings.pins_dir] if settings.embedded else []
     return {
         "installation": installation_document(made.installation, str(settings.state_dir)),
@@ -56,5 +58,5 @@ def _document(settings: Settings, made: Initialised) -> Document:
         "instance": instance_document(made.instance),
         "provider": settings.provider.name,
         "embedded": settings.embedded,
-        "backUp": [str(path) for path in (*secrets, settings.database)],
+        "backUp": [str(path) for path in (*secrets, store_title(settings))],
     }

@@ -35,11 +35,16 @@ def status(run: Invocation) -> None:
 
 
 def _document(run: Invocation, core: Core) -> Document:
+    from keycore.bootstrap import store_title  # noqa: PLC0415
+
     settings = run.settings
     return {
         "installation": installation_document(core.installation, str(settings.state_dir)),
         "token": token_document(core.token.describe(), str(settings.module)),
-        "store": {"path": str(settings.database)},
+        "store": {
+            "engine": "sqlite" if settings.store.embedded else "postgresql",
+            "path": store_title(settings),
+        },
         "instances": len(core.instances.all()),
         "keys": core.keys.count(run.caller, KeyFilter()),
         "providers": [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from keycore.domain.ids import VersionId
 from keycore.errors import KeyplaneError, StoreUnavailableError
-from keycore.ports import Changes, Store, Transaction
+from keycore.ports import AuditHead, Changes, Store, Transaction
+from keycore.threads import start_daemon
 
 RETRY_SECONDS = 2.0
 """Pause between attempts to open the store."""
@@ -37,13 +37,7 @@ class OpeningStore:
         self._attempted = threading.Event()
         self._closed = threading.Event()
         # An attempt can hang in a disk, and must not keep the process alive.
-        thread = threading.Thread(target=self._keep_open, name="store-opening", daemon=True)
-        # A signal belongs to the main thread, which may not have blocked it yet.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            thread.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        start_daemon(self._keep_open, "store-opening")
 
     def wait(self, seconds: float) -> str:
         """Wait for the first attempt, so long at most; return what is wrong, empty for nothing."""
@@ -79,6 +73,14 @@ class OpeningStore:
     def uses(self, version_ids: Iterable[VersionId]) -> Mapping[VersionId, int]:
         """Return how many uses were granted for each version."""
         return self._opened().uses(version_ids)
+
+    def save_audit_head(self, head: AuditHead) -> None:
+        """Insert or replace the head of its chain."""
+        self._opened().save_audit_head(head)
+
+    def audit_heads(self) -> Sequence[AuditHead]:
+        """Return the head of every chain."""
+        return self._opened().audit_heads()
 
     def scrub(self) -> None:
         """Make sure that no file of the store holds overwritten bytes any more."""

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Row,
     Table,
     delete,
+    func,
     insert,
     select,
     update,
@@ -28,6 +29,9 @@ from keycore.domain.instances import Installation, Instance
 from keycore.domain.providers import Activation, ActivationState, Node, Provider
 from keycore.errors import AlreadyExistsError, IntegrityError
 from keycore.ports import Signed, SignedT
+
+CHANNEL = "keyplane_changes"
+"""What PostgreSQL notifies everybody on who listens, at each commit of a change."""
 
 Values = Mapping[str, Any]
 
@@ -254,7 +258,9 @@ def _instance(row: Row[Any]) -> Signed[Instance]:
 
 
 def bump(connection: Connection) -> int:
-    """Count one more write and return its number; the row serialises writers."""
+    """Count one more write, tell everybody at its commit, and return its number."""
     connection.execute(update(t.changes).values(sequence=t.changes.c.sequence + 1))
     newest: int = connection.execute(select(t.changes.c.sequence)).scalar_one()
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_notify(CHANNEL, "")))
     return newest

@@ -1,40 +1,25 @@
-"""The store port on SQLAlchemy, embedded as one SQLite file."""
+"""The store port on SQLAlchemy: one SQLite file of this host, or a PostgreSQL database."""
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import (
-    URL,
-    Connection,
-    Engine,
-    bindparam,
-    create_engine,
-    event,
-    select,
-    text,
-    update,
-)
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Connection, RootTransaction, bindparam, inspect, select, text, update
+from sqlalchemy.exc import DBAPIError
 
 from keycore.adapters import sql_tables as t
+from keycore.adapters.sql_copy import compare_rows, copy_rows, count_rows
+from keycore.adapters.sql_database import Database
 from keycore.adapters.sql_key_rows import SqlKeyRows, chunks
-from keycore.adapters.sql_rows import SqlInstanceRows, SqlProviderRows
+from keycore.adapters.sql_place import Place
+from keycore.adapters.sql_rows import SqlInstanceRows, SqlProviderRows, upsert
+from keycore.adapters.sqlite_database import SqliteDatabase
 from keycore.domain.ids import KeyId, VersionId
 from keycore.errors import StoreSetupError, StoreUnavailableError
-from keycore.ports import Changes
-
-BUSY_SECONDS = 5
-"""How long a writer waits for another one before the store counts as unavailable."""
-
-_READERS_MAX = 15
-"""Connections that read at the same time; SQLite has any number of readers."""
+from keycore.ports import AuditHead, Changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,33 +31,29 @@ class SqlTransaction:
     instances: SqlInstanceRows
 
 
+Progress = Callable[[str, int, int], None]
+"""Told what is done, how many rows of it, and of how many."""
+
+
 class SqlStore:
     """Records in one database; every method maps the driver's errors."""
 
-    def __init__(self, path: Path) -> None:
-        """Use a file whose schema is right; see :meth:`open` and :meth:`create`."""
-        self._path = path
-        self._identity = _identity(path)
-        self._engine = _reading_engine(path)
-        # SQLite has one writer at a time. Those who wait for it wait here, and take no
-        # connection from those who read.
-        self._writing_engine = _writing_engine(path)
-        self._watcher: sqlite3.Connection | None = None
-        self._watcher_lock = threading.Lock()
-        self._version = 0
+    def __init__(self, place: Place) -> None:
+        """Use a database whose schema is right; see :meth:`open` and :meth:`create`."""
+        self._database = _database(place)
 
     @classmethod
-    def open(cls, path: Path) -> SqlStore:
+    def open(cls, place: Place) -> SqlStore:
         """Open the store of an installation, and scrub what a killed deletion left.
 
         A store of an earlier release gets this release's schema; its records stay as
         they are signed.
 
         Raises:
-            StoreSetupError: the file is no store, or of a later release's schema.
+            StoreSetupError: it is no store, or of a later release's schema.
             StoreUnavailableError: it did not answer.
         """
-        store = cls(path)
+        store = cls(place)
         try:
             store._ensure_schema()
         except (StoreSetupError, StoreUnavailableError):
@@ -84,35 +65,51 @@ class SqlStore:
         return store
 
     @classmethod
-    def create(cls, path: Path) -> SqlStore:
-        """Make the file and bring its schema to this release's; repeating changes nothing.
+    def create(cls, place: Place) -> SqlStore:
+        """Bring an empty database to this release's schema; repeating changes nothing.
+
+        A file is made when it is missing.
 
         Raises:
             StoreUnavailableError: it cannot be made or did not answer.
         """
-        engine = _writing_engine(path)
+        database = _database(place)
         try:
-            _upgrade(engine)
+            _upgrade(database)
         finally:
-            engine.dispose()
-        path.chmod(0o600)
-        return cls(path)
+            database.close()
+        if isinstance(place, Path):
+            place.chmod(0o600)
+        return cls(place)
 
     @staticmethod
-    def holds_installation(path: Path) -> bool:
-        """Tell whether ``init`` has finished on this file; nothing in it is verified.
+    def holds_installation(place: Place) -> bool:
+        """Tell whether ``init`` has finished on it; nothing in it is verified.
 
         Raises:
             StoreUnavailableError: it did not answer.
         """
-        engine = _reading_engine(path)
+        database = _database(place)
         try:
-            if _revision(engine) is None:
+            if _revision(database) is None:
                 return False
-            with _store_errors(), engine.connect() as connection:
+            with database.errors(), database.reading.connect() as connection:
                 return connection.execute(select(t.installations.c.id)).first() is not None
         finally:
-            engine.dispose()
+            database.close()
+
+    @property
+    def title(self) -> str:
+        """What messages call the store: a path, or database and server."""
+        return self._database.title
+
+    def revision(self) -> str | None:
+        """Return the migration that its schema has, or ``None`` where there is none.
+
+        Raises:
+            StoreUnavailableError: it did not answer.
+        """
+        return _revision(self._database)
 
     @contextmanager
     def reading(self) -> Iterator[SqlTransaction]:
@@ -121,8 +118,7 @@ class SqlStore:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
-        self._ensure_same_file()
-        with _store_errors(), self._engine.connect() as connection:
+        with self._reader() as connection:
             yield _transaction(connection)
 
     @contextmanager
@@ -136,19 +132,8 @@ class SqlStore:
             yield _transaction(connection)
 
     def version(self) -> int:
-        """Return a number that is another one after any commit, of other processes too.
-
-        SQLite counts them in memory that all processes share (``PRAGMA data_version``),
-        so this takes a few microseconds and no disk. It does not count commits of the
-        asking connection, which therefore makes none.
-        """
-        with self._watcher_lock, suppress(sqlite3.Error):
-            if self._watcher is None:
-                self._watcher = sqlite3.connect(
-                    self._path, isolation_level=None, check_same_thread=False
-                )
-            self._version = self._watcher.execute("PRAGMA data_version").fetchone()[0]
-        return self._version
+        """Return a number that is another one after any commit, of other processes too."""
+        return self._database.version()
 
     def changes_since(self, sequence: int) -> Changes:
         """Return what was written after ``sequence``.
@@ -156,13 +141,13 @@ class SqlStore:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
-        self._ensure_same_file()
-        with _store_errors(), self._engine.connect() as connection:
-            newest = connection.execute(_NEWEST).scalar_one()
+        with self._reader() as connection:
+            epoch = self._database.epoch
+            newest, now = connection.execute(select(t.changes.c.sequence, epoch)).one()
             if newest == sequence:
-                return Changes(newest, frozenset())
+                return Changes(newest, frozenset(), now)
             changed = connection.execute(select(t.keys.c.id).where(t.keys.c.changed > sequence))
-            return Changes(newest, frozenset(KeyId(row.id) for row in changed))
+            return Changes(newest, frozenset(KeyId(row.id) for row in changed), now)
 
     def reserve_uses(
         self, version_ids: Sequence[VersionId], count: int, limit: int
@@ -199,61 +184,116 @@ class SqlStore:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
-        self._ensure_same_file()
-        with _store_errors(), self._engine.connect() as connection:
+        with self._reader() as connection:
             return _uses(connection, list(version_ids))
 
-    def scrub(self) -> None:
-        """Write the log back into the file and truncate it.
+    def save_audit_head(self, head: AuditHead) -> None:
+        """Insert or replace the head of its chain; nothing that others must read changes.
 
-        ``secure_delete`` overwrites deleted bytes in the database file alone; the
-        write-ahead log would keep the page as it was before.
+        Raises:
+            StoreUnavailableError: the store did not answer; nothing was written.
+        """
+        values = {
+            "node": head.node,
+            "name": head.name,
+            "line": head.line,
+            "digest": head.digest,
+            "at": head.at,
+            "mac": head.mac,
+        }
+        with self._writer() as connection:
+            upsert(connection, t.audit_heads, {"chain": head.chain}, values)
+
+    def audit_heads(self) -> Sequence[AuditHead]:
+        """Return the head of every chain, sorted by chain.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        heads = t.audit_heads
+        with self._reader() as connection:
+            rows = connection.execute(select(heads).order_by(heads.c.chain))
+            return [
+                AuditHead(row.chain, row.node, row.name, row.line, row.digest, row.at, row.mac)
+                for row in rows
+            ]
+
+    def scrub(self) -> None:
+        """Overwrite what deleted rows have left, where the engine can.
 
         Raises:
             StoreUnavailableError: another process kept it busy for too long.
         """
-        with _store_errors(), self._engine.connect() as connection:
-            autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
-            busy = autocommit.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]
-        if busy:
+        database = self._database
+        with database.errors(), database.reading.connect() as connection:
+            done = database.scrub(connection.execution_options(isolation_level="AUTOCOMMIT"))
+        if not done:
             raise StoreUnavailableError("the store is too busy to be scrubbed")
+
+    def move_to(self, target: SqlStore, *, retire: Callable[[], None], progress: Progress) -> int:
+        """Copy every row to ``target``, compare them all, and give this store up.
+
+        Nobody writes to either store meanwhile. A target that holds rows already must
+        hold the same ones: then an earlier run has copied them, and was interrupted.
+
+        Args:
+            target: a store with this release's schema.
+            retire: makes this store unusable; called when the copy is safe and before
+                others may write here again.
+            progress: told what is done, how many rows of it, and of how many.
+
+        Returns:
+            The number of rows.
+
+        Raises:
+            StoreSetupError: the rows differ; nothing was changed.
+            StoreUnavailableError: one of the stores did not answer.
+        """
+        with self._writer() as source:
+            rows = count_rows(source)
+            with target._writer() as copy:
+                if count_rows(copy) <= 1:
+                    copy_rows(source, copy, counted("copied", rows, progress))
+                compare_rows(source, copy, counted("compared", rows, progress))
+            retire()
+        return rows
 
     def close(self) -> None:
         """Close all connections."""
-        with self._watcher_lock:
-            if self._watcher is not None:
-                self._watcher.close()
-        self._engine.dispose()
-        self._writing_engine.dispose()
+        self._database.close()
 
-    def _ensure_same_file(self) -> None:
-        # An open file lives on when it is moved or replaced, and what is written to
-        # it would be seen by nobody.
-        if _identity(self._path) != self._identity:
-            raise StoreUnavailableError(
-                f"the store's file {self._path} was removed or replaced",
-                hint="put it back, or restart keyplane to use the new one",
-            )
+    @contextmanager
+    def _reader(self) -> Iterator[Connection]:
+        self._database.check()
+        with self._database.errors(), self._database.reading.connect() as connection:
+            yield connection
 
     @contextmanager
     def _writer(self) -> Iterator[Connection]:
-        self._ensure_same_file()
-        with _store_errors(), self._writing_engine.begin() as connection:
+        database = self._database
+        database.check()
+        with (
+            database.errors(),
+            database.writing.connect() as connection,
+            connection.begin() as transaction,
+        ):
+            database.become_only_writer(connection)
             yield connection
+            if not database.confirms_commits:
+                _commit_unconfirmed(transaction)
+        database.written()
 
     def _ensure_schema(self) -> None:
-        revision = _revision(self._engine)
+        revision = self.revision()
         if revision in t.EARLIER_REVISIONS:
-            _upgrade(self._writing_engine)
+            _upgrade(self._database)
         elif revision != t.SCHEMA_REVISION:
             raise StoreSetupError(
-                f"the store {self._path} has schema {revision or 'none'}, "
+                f"the store {self.title} has schema {revision or 'none'}, "
                 f"this release needs {t.SCHEMA_REVISION}",
                 hint="run the release that made it, or finish keyplane init",
             )
 
-
-_NEWEST = select(t.changes.c.sequence)
 
 _USES = select(t.key_versions.c.id, t.key_versions.c.uses).where(
     t.key_versions.c.id.in_(bindparam("ids", expanding=True))
@@ -280,85 +320,54 @@ def _transaction(connection: Connection) -> SqlTransaction:
     )
 
 
-def _reading_engine(path: Path) -> Engine:
-    return _engine(path, begin="BEGIN", connections=_READERS_MAX)
+def counted(what: str, of: int, progress: Progress) -> Callable[[int], None]:
+    """Return a function that adds up rows and tells ``progress`` how many there are."""
+    done = 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress(what, done, of)
+
+    return advance
 
 
-def _writing_engine(path: Path) -> Engine:
-    # A writer takes the lock at once, so what it reads is what it will replace.
-    return _engine(path, begin="BEGIN IMMEDIATE", connections=1)
+def _database(place: Place) -> Database:
+    if isinstance(place, Path):
+        return SqliteDatabase(place)
+    # The driver takes long to import, and an embedded store does not need it.
+    from keycore.adapters.postgresql_database import PostgresqlDatabase  # noqa: PLC0415
+
+    return PostgresqlDatabase(place)
 
 
-def _engine(path: Path, *, begin: str, connections: int) -> Engine:
-    engine = create_engine(
-        # From parts, since a path may hold what means something in a URL.
-        URL.create("sqlite", database=str(path)),
-        hide_parameters=True,
-        pool_size=connections,
-        max_overflow=0,
-        pool_timeout=BUSY_SECONDS,
-        connect_args={"timeout": BUSY_SECONDS},
-    )
+def _commit_unconfirmed(transaction: RootTransaction) -> None:
+    """Commit where the answer can be lost on its way.
 
-    @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _: Any) -> None:
-        # The driver's own BEGIN comes too late for a consistent read; see _begin.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in (
-            "journal_mode=WAL",
-            # An acknowledged write survives a power cut.
-            "synchronous=FULL",
-            "secure_delete=ON",
-            "foreign_keys=ON",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
+    Raises:
+        StoreUnavailableError: it was lost, and nobody knows whether the commit was made.
+    """
     try:
-        status = path.stat()
-    except OSError:
-        # Not there, or in a directory that may not be entered any more.
-        return None
-    return status.st_dev, status.st_ino
+        transaction.commit()
+    except DBAPIError:
+        raise StoreUnavailableError(
+            "the store did not confirm the change, which may or may not have been made",
+            hint="look whether it was made before you repeat it",
+        ) from None
 
 
-def _revision(engine: Engine) -> str | None:
-    with _store_errors(), engine.connect() as connection:
-        known = connection.execute(
-            text("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'")
-        ).first()
-        if known is None:
+def _revision(database: Database) -> str | None:
+    with database.errors(), database.reading.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
             return None
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _upgrade(engine: Engine) -> None:
+def _upgrade(database: Database) -> None:
     """Bring the schema to this release's; of two processes at once, the second finds it done."""
     # Alembic takes long to import and is needed nowhere else.
     from keycore.adapters.migrations import upgrade  # noqa: PLC0415
 
-    with _store_errors(), engine.begin() as connection:
+    with database.errors(), database.writing.begin() as connection:
+        database.become_only_upgrader(connection)
         upgrade(connection)
-
-
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    """Map the driver's errors; the SQL in their texts must not travel further."""
-    try:
-        yield
-    except DBAPIError as error:
-        raise StoreUnavailableError(
-            f"the store did not answer: {error.orig}",
-            hint="check the disk and the permissions of the state directory",
-        ) from None
-    except SQLAlchemyError as error:
-        raise StoreUnavailableError(f"the store did not answer ({type(error).__name__})") from None

@@ -19,20 +19,20 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    String,
     Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
 )
 
+from keycore.adapters.sql_types import text
 from keycore.domain.framing import from_microseconds, to_microseconds
 from keycore.errors import IntegrityError
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """The migration that this release needs; ``migrations/versions`` ends with it."""
 
-EARLIER_REVISIONS = frozenset({"0001"})
+EARLIER_REVISIONS = frozenset({"0001", "0002"})
 """Migrations of earlier releases, which opening the store brings up to date."""
 
 metadata = MetaData()
@@ -79,9 +79,9 @@ changes = Table(
 installations = Table(
     "installations",
     metadata,
-    Column("id", String(36), primary_key=True),
-    Column("token_label", String(32), nullable=False),
-    Column("token_serial", String(32), nullable=False),
+    Column("id", text(36), primary_key=True),
+    Column("token_label", text(32), nullable=False),
+    Column("token_serial", text(32), nullable=False),
     Column("created_at", Microseconds, nullable=False),
     *_signature(),
 )
@@ -89,9 +89,9 @@ installations = Table(
 instances = Table(
     "instances",
     metadata,
-    Column("id", String(36), primary_key=True),
-    Column("name", String(255), nullable=False),
-    Column("namespace", String(63), unique=True),
+    Column("id", text(36), primary_key=True),
+    Column("name", text(255), nullable=False),
+    Column("namespace", text(63), unique=True),
     Column("created_at", Microseconds, nullable=False),
     *_signature(),
 )
@@ -99,24 +99,24 @@ instances = Table(
 keys = Table(
     "keys",
     metadata,
-    Column("id", String(36), primary_key=True),
-    Column("instance_id", String(36), ForeignKey("instances.id"), nullable=False),
-    Column("name", String(90), nullable=False),
-    Column("description", String(240)),
-    Column("kind", String(16), nullable=False),
+    Column("id", text(36), primary_key=True),
+    Column("instance_id", text(36), ForeignKey("instances.id"), nullable=False),
+    Column("name", text(90), nullable=False),
+    Column("description", text(240)),
+    Column("kind", text(16), nullable=False),
     Column("state", Integer, nullable=False),
     Column("imported", Boolean, nullable=False),
     Column("bit_length", Integer, nullable=False),
     Column("created_at", Microseconds, nullable=False),
-    Column("created_by", String(320), nullable=False),
+    Column("created_by", text(320), nullable=False),
     Column("updated_at", Microseconds, nullable=False),
     Column("expires_at", Microseconds),
     Column("deleted_at", Microseconds),
-    Column("owner", String(255), unique=True),
-    Column("rotation_marker", String(255)),
+    Column("owner", text(255), unique=True),
+    Column("rotation_marker", text(255)),
     Column("aliases", Text),
     Column("tags", Text),
-    Column("deleted_by", String(320)),
+    Column("deleted_by", text(320)),
     Column("changed", BigInteger, nullable=False, index=True),
     *_signature(),
     Index("ix_keys_instance_id_id", "instance_id", "id"),
@@ -125,9 +125,9 @@ keys = Table(
 key_aliases = Table(
     "key_aliases",
     metadata,
-    Column("instance_id", String(36), ForeignKey("instances.id"), primary_key=True),
-    Column("alias", String(90), primary_key=True),
-    Column("key_id", String(36), ForeignKey("keys.id"), nullable=False, index=True),
+    Column("instance_id", text(36), ForeignKey("instances.id"), primary_key=True),
+    Column("alias", text(90), primary_key=True),
+    Column("key_id", text(36), ForeignKey("keys.id"), nullable=False, index=True),
 )
 """Finds keys by alias and keeps aliases unique. The signed list is in ``keys.aliases``."""
 
@@ -135,7 +135,7 @@ receipts = Table(
     "receipts",
     metadata,
     Column("id", LargeBinary(32), primary_key=True),
-    Column("key_id", String(36), ForeignKey("keys.id"), nullable=False),
+    Column("key_id", text(36), ForeignKey("keys.id"), nullable=False),
     Column("mac", LargeBinary, nullable=False),
     Column("created_at", Microseconds, nullable=False, index=True),
 )
@@ -143,10 +143,10 @@ receipts = Table(
 key_versions = Table(
     "key_versions",
     metadata,
-    Column("id", String(36), primary_key=True),
-    Column("key_id", String(36), ForeignKey("keys.id"), nullable=False),
+    Column("id", text(36), primary_key=True),
+    Column("key_id", text(36), ForeignKey("keys.id"), nullable=False),
     Column("number", Integer, nullable=False),
-    Column("state", String(16), nullable=False),
+    Column("state", text(16), nullable=False),
     Column("created_at", Microseconds, nullable=False),
     Column("wrapped", LargeBinary),
     Column("uses", BigInteger, nullable=False, server_default="0"),
@@ -156,8 +156,8 @@ key_versions = Table(
 providers = Table(
     "providers",
     metadata,
-    Column("name", String(63), primary_key=True),
-    Column("key_id", String(36), ForeignKey("keys.id"), nullable=False),
+    Column("name", text(63), primary_key=True),
+    Column("key_id", text(36), ForeignKey("keys.id"), nullable=False),
     Column("created_at", Microseconds, nullable=False),
     Column("updated_at", Microseconds, nullable=False),
     *_signature(),
@@ -166,12 +166,12 @@ providers = Table(
 activations = Table(
     "activations",
     metadata,
-    Column("id", String(36), primary_key=True),
-    Column("provider", String(63), ForeignKey("providers.name"), nullable=False),
+    Column("id", text(36), primary_key=True),
+    Column("provider", text(63), ForeignKey("providers.name"), nullable=False),
     Column("sequence", Integer, nullable=False),
-    Column("key_id", String(36), ForeignKey("keys.id"), nullable=False),
-    Column("version_id", String(36), ForeignKey("key_versions.id"), nullable=False),
-    Column("state", String(16), nullable=False),
+    Column("key_id", text(36), ForeignKey("keys.id"), nullable=False),
+    Column("version_id", text(36), ForeignKey("key_versions.id"), nullable=False),
+    Column("state", text(16), nullable=False),
     Column("created_at", Microseconds, nullable=False),
     UniqueConstraint("provider", "sequence"),
 )
@@ -179,10 +179,23 @@ activations = Table(
 nodes = Table(
     "nodes",
     metadata,
-    Column("provider", String(63), primary_key=True),
-    Column("name", String(253), primary_key=True),
+    Column("provider", text(63), primary_key=True),
+    Column("name", text(253), primary_key=True),
     Column("loaded", Integer, nullable=False),
     Column("registered_at", Microseconds, nullable=False),
     Column("seen_at", Microseconds, nullable=False),
     *_signature(),
 )
+
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("chain", text(36), primary_key=True),
+    Column("node", text(253), nullable=False),
+    Column("name", text(63), nullable=False),
+    Column("line", BigInteger, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("at", Microseconds, nullable=False),
+    Column("mac", LargeBinary, nullable=False),
+)
+"""How far the audit chains have come. It is signed as a whole, like every record."""

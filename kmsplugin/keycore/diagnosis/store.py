@@ -8,7 +8,8 @@ from typing import Final
 
 from keycore.adapters.sql_examination import StoreFacts, examine_store
 from keycore.adapters.sql_store import SqlStore
-from keycore.bootstrap import not_initialised
+from keycore.adapters.sql_tables import SCHEMA_REVISION
+from keycore.bootstrap import not_initialised, store_place
 from keycore.diagnosis.examination import Examination
 from keycore.diagnosis.findings import Verdict, fault, ok, refusal, skipped, warning
 from keycore.diagnosis.survey import Survey
@@ -25,9 +26,13 @@ _SHOWN_MAX: Final = 5
 
 def check_store(examination: Examination) -> Iterator[Verdict]:
     """Does the store open, is its file whole, and is its schema this release's?"""
-    path = examination.settings.database
+    settings = examination.settings
+    if not settings.store.embedded:
+        yield from _of_server(examination)
+        return
+    path = settings.database
     if not path.is_file():
-        raise not_initialised(examination.settings)
+        raise not_initialised(settings)
     facts = examine_store(path, seconds=_FILE_SECONDS)
     if not facts.is_current:
         yield from _of_other_schema(examination, facts)
@@ -99,6 +104,23 @@ def check_uses(examination: Examination) -> Iterator[Verdict]:
     if not far:
         most = max(uses.values(), default=0)
         yield ok(f"no key version has made more than {most} of {RESERVED_MAX} ciphertexts")
+
+
+def _of_server(examination: Examination) -> Iterator[Verdict]:
+    """Look at a store in PostgreSQL; no lock and no upgrade."""
+    settings = examination.settings
+    if not settings.finished_marker.is_file():
+        raise not_initialised(settings)
+    store = SqlStore(store_place(settings))
+    examination.opened.callback(store.close)
+    revision = store.revision()
+    if revision != SCHEMA_REVISION:
+        facts = StoreFacts(revision, damage=(), checked=False, sequence=0)
+        yield from _of_other_schema(examination, facts)
+        return
+    examination.store = store
+    sequence = store.changes_since(0).sequence
+    yield ok(f"{store.title} takes writes; schema {revision}, {sequence} writes")
 
 
 def _of_other_schema(examination: Examination, facts: StoreFacts) -> Iterator[Verdict]:

@@ -6,9 +6,9 @@ import threading
 from collections import OrderedDict
 
 from keycore.domain.ids import InstanceId, KeyId, VersionId
-from keycore.domain.keys import Key
+from keycore.domain.keys import Key, VersionState
 from keycore.errors import KeyNotFoundError
-from keycore.ports import Clock, RootKeys, Store
+from keycore.ports import Changes, Clock, RootKeys, Store
 from keycore.service.records import Records
 
 MAX_AGE_SECONDS = 0.5
@@ -47,6 +47,7 @@ class KeyCache:
         self._dropped: list[VersionId] = []
         self._drops = 0
         self._sequence = 0
+        self._epoch = ""
         self._version = -1
         self._refreshed_at = float("-inf")
         self._lock = threading.RLock()
@@ -80,6 +81,17 @@ class KeyCache:
         with self._lock:
             return self._keys.get(key_id)
 
+    def encrypting_versions(self) -> frozenset[VersionId]:
+        """Return the active versions of all keys that are in the cache, from memory."""
+        with self._lock:
+            keys = tuple(self._keys.values())
+        return frozenset(
+            version.id
+            for key in keys
+            for version in key.versions
+            if version.state is VersionState.ACTIVE
+        )
+
     def refresh(self) -> None:
         """Drop every key that any process has written since the last call.
 
@@ -97,11 +109,21 @@ class KeyCache:
         started, version = self._clock.monotonic(), self._store.version()
         changes = self._store.changes_since(sequence)
         with self._lock:
-            for key_id in changes.key_ids:
+            if self._goes_on(sequence, changes):
+                dropped = changes.key_ids
+                self._sequence = max(self._sequence, changes.sequence)
+            else:
+                dropped = frozenset(self._keys)
+                self._sequence = changes.sequence
+            self._epoch = changes.epoch
+            for key_id in dropped:
                 self.drop(key_id)
-            self._sequence = max(self._sequence, changes.sequence)
             if started >= self._refreshed_at:
                 self._refreshed_at, self._version = started, version
+
+    def _goes_on(self, sequence: int, changes: Changes) -> bool:
+        """Tell whether the store is the one that was read before, with all that was in it then."""
+        return changes.epoch == self._epoch and changes.sequence >= sequence
 
     def drop(self, key_id: KeyId) -> None:
         """Forget one key here and its working copies in the token."""

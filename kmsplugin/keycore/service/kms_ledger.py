@@ -25,7 +25,7 @@ from keycore.errors import (
     StoreUnavailableError,
     TokenUnavailableError,
 )
-from keycore.ports import Clock, RootKeys, Store
+from keycore.ports import Changes, Clock, RootKeys, Store
 from keycore.service.cipher import usable
 from keycore.service.keyring import KeyringKeeper
 from keycore.service.providers import ProviderService
@@ -110,7 +110,7 @@ class LedgerKeeper:
         self._root_keys = root_keys
         self._budget = budget
         self._clock = clock
-        self._sequence = 0
+        self._read_until = Changes(0, frozenset())
         self._unread = True
         self._told = -1
         self._told_at = float("-inf")
@@ -147,6 +147,11 @@ class LedgerKeeper:
         self._prepare_uses()
         self.read_at = self._clock.monotonic()
 
+    def uses_ratio(self) -> float | None:
+        """Return which share of its uses the active version has used up, if that is known."""
+        active = self.ledger.active
+        return self._budget.used_ratio(active.version.id) if active else None
+
     def _faults_of_refresh(self) -> tuple[str, str]:
         try:
             self._read()
@@ -182,9 +187,10 @@ class LedgerKeeper:
         self.uses_fault = "" if self._budget.has(active.version.id) else fault
 
     def _read(self) -> None:
-        sequence = self._store.changes_since(self._sequence).sequence
+        changes = self._store.changes_since(self._read_until.sequence)
         # A load that failed for a passing reason is tried again at every call.
-        if sequence == self._sequence and not self.ledger.faults and not self._unread:
+        unchanged = _state_of(changes) == _state_of(self._read_until)
+        if unchanged and not self.ledger.faults and not self._unread:
             return
         # An older store that was put back may come to the same number by itself.
         self._unread = True
@@ -197,7 +203,7 @@ class LedgerKeeper:
                 ledger = replace(ledger, expires_at=_expiry(unit, provider))
         self._publish(ledger)
         self.from_keyring = self._unread = False
-        self._sequence = sequence
+        self._read_until = changes
 
     def _ensure_not_older(self, provider: Provider | None) -> None:
         # Somebody removed or replaced the row, and following it would give up what the
@@ -300,6 +306,11 @@ def prove(root_keys: RootKeys, key: Key, version: KeyVersion) -> None:
     body = root_keys.encrypt(wrapped, _PROBE_TEXT, _PROBE_TEXT)
     if root_keys.decrypt(wrapped, body, _PROBE_TEXT) != _PROBE_TEXT:
         raise IntegrityError("key", key.id)
+
+
+def _state_of(changes: Changes) -> tuple[str, int]:
+    """Return what is another one after any write, and in another store."""
+    return changes.epoch, changes.sequence
 
 
 def _expiry(unit: Unit, provider: Provider) -> datetime | None:

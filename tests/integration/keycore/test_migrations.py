@@ -6,15 +6,20 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect, text, update
 
 from keycore.adapters import sql_tables as t
+from keycore.adapters.migrations import upgrade
+from keycore.adapters.postgresql_database import PostgresqlDatabase
+from keycore.adapters.sql_copy import copy_rows
+from keycore.adapters.sql_place import Place, PostgresqlPlace
 from keycore.adapters.sql_store import SqlStore
+from keycore.adapters.sqlite_database import SqliteDatabase
 from keycore.bootstrap import Core, wire
 from keycore.domain.keys import KeyState
 from keycore.errors import IntegrityError, StoreSetupError
@@ -47,12 +52,41 @@ def path(old: dict[str, Any], tmp_path: Path) -> Path:
     return file
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, path: Path, old: dict[str, Any]) -> Place:
+    """Where the old store is: the file, or a database with the same schema and rows."""
+    if request.param == "sqlite":
+        return path
+    server = request.getfixturevalue("postgresql")
+    dsn = request.getfixturevalue("postgresql_dsn")
+    place = PostgresqlPlace(dsn, server.password_file)
+    source, target = SqliteDatabase(path), PostgresqlDatabase(place)
+    with source.reading.begin() as rows, target.writing.begin() as connection:
+        upgrade(connection, _revision_of(rows))
+        copy_rows(rows, connection, lambda _: None)
+    source.close()
+    target.close()
+    return place
+
+
+def _revision_of(connection: Connection) -> str:
+    revision: str = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+    return revision
+
+
 @pytest.fixture
-def store(path: Path) -> Iterator[SqlStore]:
+def store(place: Place) -> Iterator[SqlStore]:
     """The store, opened by this release."""
-    opened = SqlStore.open(path)
+    opened = SqlStore.open(place)
     yield opened
     opened.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fresh(request: pytest.FixtureRequest) -> SqlStore:
+    """A store that this release has made."""
+    store: SqlStore = request.getfixturevalue(f"{request.param}_store")
+    return store
 
 
 @pytest.fixture
@@ -67,25 +101,41 @@ def core(store: SqlStore) -> Core:
 
 
 def test_an_upgraded_store_has_the_schema_of_a_fresh_one(
-    store: SqlStore, sqlite_store: SqlStore
+    store: SqlStore, request: pytest.FixtureRequest
 ) -> None:
-    upgraded, fresh = (inspect(one._engine) for one in (store, sqlite_store))
+    engine = store._database.reading.dialect.name
+    fresh = inspect(request.getfixturevalue(f"{engine}_store")._database.reading)
+    upgraded = inspect(store._database.reading)
 
-    assert upgraded.get_table_names() == fresh.get_table_names()
+    assert sorted(upgraded.get_table_names()) == sorted(fresh.get_table_names())
     for table in fresh.get_table_names():
-        assert [c["name"] for c in upgraded.get_columns(table)] == [
-            c["name"] for c in fresh.get_columns(table)
+        assert [described(c) for c in upgraded.get_columns(table)] == [
+            described(c) for c in fresh.get_columns(table)
         ]
-        assert upgraded.get_indexes(table) == fresh.get_indexes(table)
+        assert _by_name(upgraded.get_indexes(table)) == _by_name(fresh.get_indexes(table))
 
 
-def test_the_schema_is_the_one_that_the_tables_describe(sqlite_store: SqlStore) -> None:
-    found = inspect(sqlite_store._engine)
+def described(column: Mapping[str, Any]) -> tuple[str, str, bool]:
+    return column["name"], str(column["type"]), column["nullable"]
+
+
+def _by_name(indexes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(indexes, key=lambda index: index["name"])
+
+
+def test_the_schema_is_the_one_that_the_tables_describe(fresh: SqlStore) -> None:
+    engine = fresh._database.reading
+    found = inspect(engine)
 
     assert set(found.get_table_names()) == {*t.metadata.tables, "alembic_version"}
     for name, table in t.metadata.tables.items():
-        assert {c["name"] for c in found.get_columns(name)} == {c.name for c in table.columns}
-        assert {i["name"] for i in found.get_indexes(name)} == {i.name for i in table.indexes}
+        columns = {c["name"]: str(c["type"]) for c in found.get_columns(name)}
+        assert set(columns) == {c.name for c in table.columns}
+        # SQLite keeps the length that a column was made with, and does not look at it.
+        if engine.dialect.name == "postgresql":
+            assert columns == {c.name: c.type.compile(engine.dialect) for c in table.columns}
+        indexes = {i["name"] for i in found.get_indexes(name) if "duplicates_constraint" not in i}
+        assert indexes == {i.name for i in table.indexes}
 
 
 def test_old_ciphertexts_open_and_old_keys_wrap(core: Core, old: dict[str, Any]) -> None:
@@ -106,7 +156,7 @@ def test_an_old_standard_key_has_its_payload(core: Core, old: dict[str, Any]) ->
 def test_an_old_tombstone_stays_one(core: Core, old: dict[str, Any]) -> None:
     key = core.keys.get(CALLER, old["deleted"])
 
-    assert (key.state, key.deleted_by, key.aliases) == (KeyState.DESTROYED, None, ())
+    assert (key.state, key.deleted_by) == (KeyState.DESTROYED, old.get("deleted_by"))
 
 
 def test_an_old_key_takes_an_alias_and_is_then_of_the_newest_format(
@@ -114,7 +164,8 @@ def test_an_old_key_takes_an_alias_and_is_then_of_the_newest_format(
 ) -> None:
     core.keys.add_alias(CALLER, old["root"], "alias")
 
-    assert core.keys.resolve("alias", within=old["instance"]) == old["root"]
+    for alias in ("alias", *old.get("aliases", ())):
+        assert core.keys.resolve(alias, within=old["instance"]) == old["root"]
     with core.store.reading() as rows:
         saved = rows.keys.get(old["root"])
     assert saved is not None
@@ -122,19 +173,19 @@ def test_an_old_key_takes_an_alias_and_is_then_of_the_newest_format(
 
 
 def test_an_old_row_cannot_be_given_what_its_format_does_not_sign(
-    core: Core, old: dict[str, Any], path: Path
+    core: Core, old: dict[str, Any]
 ) -> None:
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE keys SET aliases = '[\"x\"]' WHERE id = ?", (old["root"],))
-    connection.close()
+    with core.store._database.writing.begin() as connection:  # type: ignore[attr-defined]
+        row = t.keys.c.id == old["root"]
+        connection.execute(update(t.keys).where(row).values(aliases='["x"]'))
 
     with pytest.raises(IntegrityError):
         core.keys.get(CALLER, old["root"])
 
 
-def test_two_processes_that_open_an_old_store_at_once_both_can(path: Path) -> None:
+def test_two_processes_that_open_an_old_store_at_once_both_can(place: Place) -> None:
     opened: list[SqlStore] = []
-    threads = [threading.Thread(target=lambda: opened.append(SqlStore.open(path))) for _ in "ab"]
+    threads = [threading.Thread(target=lambda: opened.append(SqlStore.open(place))) for _ in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:

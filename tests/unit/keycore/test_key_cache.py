@@ -335,3 +335,58 @@ def test_a_slow_look_at_the_store_does_not_stop_those_who_need_none(
         refresher.join()
 
     assert found == key
+
+
+def test_the_versions_that_keys_in_the_cache_encrypt_with_are_told_from_memory(
+    here: FakeInstallation,
+) -> None:
+    first, second = root_key(here), root_key(here)
+    here.core.cache.key(first.id)
+    assert here.core.cache.encrypting_versions() == {first.current.id}
+
+    here.core.cache.key(second.id)
+    here.clock.advance(hours=1)
+    rotated = here.core.keys.rotate(CALLER, first.id)
+    here.core.cache.key(first.id)
+    here.store.lost = True
+
+    assert here.core.cache.encrypting_versions() == {rotated.current.id, second.current.id}
+
+
+def lost_writes(here: FakeInstallation) -> None:
+    """The counter goes back, as on a standby that had not got everything."""
+    here.store._tables.sequence -= 1
+
+
+def another_server(here: FakeInstallation) -> None:
+    """The counter stands where it stood, on a server that was started at another time."""
+    here.store.epoch = "another"
+
+
+@pytest.mark.parametrize("change", [lost_writes, another_server])
+def test_a_store_that_may_have_lost_writes_leaves_nothing_in_memory(
+    here: FakeInstallation, change: Callable[[FakeInstallation], None]
+) -> None:
+    key = root_key(here)
+    here.core.wrapping.wrap(CALLER, here.instance.id, key.id, b"data", [])
+    change(here)
+    here.store._tables.keys.pop(key.id)
+    here.clock.advance(seconds=MAX_AGE_SECONDS + 0.1)
+
+    with pytest.raises(KeyNotFoundError):
+        here.core.cache.key(key.id)
+
+    assert here.token.forgotten == [key.current.id]
+
+
+def test_a_store_that_lost_writes_is_followed_again_afterwards(here: FakeInstallation) -> None:
+    key = root_key(here)
+    here.core.cache.key(key.id)
+    here.store._tables.sequence -= 1
+    here.clock.advance(seconds=MAX_AGE_SECONDS + 0.1)
+    here.core.cache.key(key.id)
+
+    here.another_process().keys.suspend(CALLER, key.id)
+    here.clock.advance(seconds=MAX_AGE_SECONDS + 0.1)
+
+    assert here.core.cache.key(key.id).state is KeyState.SUSPENDED

@@ -12,17 +12,21 @@ from sqlalchemy import Connection
 _SCRIPTS = "keycore.adapters.migrations"
 
 
-def upgrade(connection: Connection) -> None:
-    """Bring the schema to the newest revision inside the connection's transaction.
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Bring the schema to a revision inside the connection's transaction.
+
+    Args:
+        connection: inside a transaction; no other process may upgrade meanwhile.
+        revision: default the newest one.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: a step failed; nothing was changed.
     """
     scripts = ScriptDirectory(__path__[0])
 
-    def steps(revision: Any, _: MigrationContext) -> list[Any]:
+    def steps(present: Any, _: MigrationContext) -> list[Any]:
         # Alembic's own ``command.upgrade`` does the same, but wants a configuration file.
-        return scripts._upgrade_revs("head", revision)  # noqa: SLF001
+        return scripts._upgrade_revs(revision, present)  # noqa: SLF001
 
     context = MigrationContext.configure(connection, opts={"fn": steps})
     with Operations.context(context):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from keycore.adapters.sql_types import text
+
 revision = "0001"
 down_revision = None
 
@@ -19,48 +21,48 @@ def upgrade() -> None:
     op.bulk_insert(changes, [{"id": 1, "sequence": 0}])
     op.create_table(
         "installations",
-        sa.Column("id", sa.String(36), primary_key=True),
-        sa.Column("token_label", sa.String(32), nullable=False),
-        sa.Column("token_serial", sa.String(32), nullable=False),
+        sa.Column("id", text(36), primary_key=True),
+        sa.Column("token_label", text(32), nullable=False),
+        sa.Column("token_serial", text(32), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         *_signature(),
     )
     op.create_table(
         "instances",
-        sa.Column("id", sa.String(36), primary_key=True),
-        sa.Column("name", sa.String(255), nullable=False),
-        sa.Column("namespace", sa.String(63), unique=True),
+        sa.Column("id", text(36), primary_key=True),
+        sa.Column("name", text(255), nullable=False),
+        sa.Column("namespace", text(63), unique=True),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         *_signature(),
     )
     op.create_table(
         "keys",
-        sa.Column("id", sa.String(36), primary_key=True),
+        sa.Column("id", text(36), primary_key=True),
         sa.Column(
-            "instance_id", sa.String(36), sa.ForeignKey("instances.id"), nullable=False, index=True
+            "instance_id", text(36), sa.ForeignKey("instances.id"), nullable=False, index=True
         ),
-        sa.Column("name", sa.String(90), nullable=False),
-        sa.Column("description", sa.String(240)),
-        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("name", text(90), nullable=False),
+        sa.Column("description", text(240)),
+        sa.Column("kind", text(16), nullable=False),
         sa.Column("state", sa.Integer, nullable=False),
         sa.Column("imported", sa.Boolean, nullable=False),
         sa.Column("bit_length", sa.Integer, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
-        sa.Column("created_by", sa.String(255), nullable=False),
+        sa.Column("created_by", text(255), nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger),
         sa.Column("deleted_at", sa.BigInteger),
-        sa.Column("owner", sa.String(255), unique=True),
-        sa.Column("rotation_marker", sa.String(255)),
+        sa.Column("owner", text(255), unique=True),
+        sa.Column("rotation_marker", text(255)),
         sa.Column("changed", sa.BigInteger, nullable=False, index=True),
         *_signature(),
     )
     op.create_table(
         "key_versions",
-        sa.Column("id", sa.String(36), primary_key=True),
-        sa.Column("key_id", sa.String(36), sa.ForeignKey("keys.id"), nullable=False),
+        sa.Column("id", text(36), primary_key=True),
+        sa.Column("key_id", text(36), sa.ForeignKey("keys.id"), nullable=False),
         sa.Column("number", sa.Integer, nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("state", text(16), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("wrapped", sa.LargeBinary),
         sa.Column("uses", sa.BigInteger, nullable=False, server_default="0"),
@@ -68,27 +70,27 @@ def upgrade() -> None:
     )
     op.create_table(
         "providers",
-        sa.Column("name", sa.String(63), primary_key=True),
-        sa.Column("key_id", sa.String(36), sa.ForeignKey("keys.id"), nullable=False),
+        sa.Column("name", text(63), primary_key=True),
+        sa.Column("key_id", text(36), sa.ForeignKey("keys.id"), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
         *_signature(),
     )
     op.create_table(
         "activations",
-        sa.Column("id", sa.String(36), primary_key=True),
-        sa.Column("provider", sa.String(63), sa.ForeignKey("providers.name"), nullable=False),
+        sa.Column("id", text(36), primary_key=True),
+        sa.Column("provider", text(63), sa.ForeignKey("providers.name"), nullable=False),
         sa.Column("sequence", sa.Integer, nullable=False),
-        sa.Column("key_id", sa.String(36), sa.ForeignKey("keys.id"), nullable=False),
-        sa.Column("version_id", sa.String(36), sa.ForeignKey("key_versions.id"), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("key_id", text(36), sa.ForeignKey("keys.id"), nullable=False),
+        sa.Column("version_id", text(36), sa.ForeignKey("key_versions.id"), nullable=False),
+        sa.Column("state", text(16), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.UniqueConstraint("provider", "sequence"),
     )
     op.create_table(
         "nodes",
-        sa.Column("provider", sa.String(63), primary_key=True),
-        sa.Column("name", sa.String(253), primary_key=True),
+        sa.Column("provider", text(63), primary_key=True),
+        sa.Column("name", text(253), primary_key=True),
         sa.Column("loaded", sa.Integer, nullable=False),
         sa.Column("registered_at", sa.BigInteger, nullable=False),
         sa.Column("seen_at", sa.BigInteger, nullable=False),

@@ -1,0 +1,162 @@
+"""PostgreSQL: a store for several hosts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Text,
+    cast,
+    create_engine,
+    event,
+    func,
+    select,
+)
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from keycore.adapters import sql_tables as t
+from keycore.adapters.postgresql_connection import connect, patience
+from keycore.adapters.postgresql_listener import Listener
+from keycore.adapters.sql_database import READERS_MAX
+from keycore.adapters.sql_place import PostgresqlPlace
+from keycore.errors import StoreUnavailableError
+
+_UPGRADE_LOCK: Final = 0x6B6579706C616E65
+"""Any number that nobody else takes; these are the letters of keyplane."""
+
+
+class PostgresqlDatabase:
+    """One database on a server, or on the one of several that takes writes."""
+
+    def __init__(self, place: PostgresqlPlace) -> None:
+        """Use the database; nothing is connected before the first transaction."""
+        self._place = place
+        self._reading = self._engine(
+            READERS_MAX, isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self._writing = self._engine(1, isolation_level="READ COMMITTED")
+        self._listener: Listener | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return self._place.title
+
+    @property
+    def reading(self) -> Engine:
+        """Connections whose transactions are consistent views."""
+        return self._reading
+
+    @property
+    def writing(self) -> Engine:
+        """The one connection of this process that writes."""
+        return self._writing
+
+    @property
+    def epoch(self) -> ColumnElement[str]:
+        """When the server was started: it tells a promoted standby from the old primary."""
+        return cast(func.date_part("epoch", func.pg_postmaster_start_time()), Text)
+
+    @property
+    def confirms_commits(self) -> bool:
+        """The answer to a commit can be lost on its way."""
+        return False
+
+    def check(self) -> None:
+        """Do nothing: a connection belongs to the server that it was opened to."""
+
+    def become_only_writer(self, connection: Connection) -> None:
+        """Lock the row that every write changes.
+
+        Numbers of writes are then in the order of their commits, and what a writer
+        reads is what it will replace, as with the embedded store.
+        """
+        connection.execute(select(t.changes.c.sequence).with_for_update())
+
+    def become_only_upgrader(self, connection: Connection) -> None:
+        """Take a lock that needs no table."""
+        connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
+
+    def version(self) -> int:
+        """Return a number that is another one after any commit, from memory.
+
+        The server notifies of each write. What was missed while the connection was
+        lost is not known, so the number changes with each connection too.
+        """
+        listener = self._listener
+        if listener is None:
+            with self._lock:
+                if self._listener is None:
+                    self._listener = Listener(self._place)
+                listener = self._listener
+        return listener.version
+
+    def written(self) -> None:
+        """Count a commit by this process at once, before its notification comes."""
+        if self._listener is not None:
+            self._listener.count()
+
+    def scrub(self, connection: Connection) -> bool:  # noqa: ARG002 - for the other engine.
+        """Do nothing: where the server keeps old rows, it alone knows."""
+        return True
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn what the driver raises into a ``StoreUnavailableError``.
+
+        The block waits for a connection for the deadline at most, and for each answer then.
+        """
+        patience.begin(self._place.deadline.total_seconds())
+        try:
+            yield
+        except DBAPIError as error:
+            raise StoreUnavailableError(
+                f"the store did not answer: {reason_of(error.orig)}",
+                hint="check that PostgreSQL runs, is reached, and lets this user in",
+            ) from None
+        except psycopg.Error as error:
+            raise StoreUnavailableError(f"the store did not answer: {reason_of(error)}") from None
+        except SQLAlchemyError as error:
+            raise StoreUnavailableError(
+                f"the store did not answer ({type(error).__name__})"
+            ) from None
+        finally:
+            patience.end()
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            if self._listener is not None:
+                self._listener.close()
+        self._reading.dispose()
+        self._writing.dispose()
+
+    def _engine(self, connections: int, **options: Any) -> Engine:
+        engine = create_engine(
+            "postgresql+psycopg://",
+            creator=lambda: connect(self._place),
+            execution_options=options,
+            hide_parameters=True,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=self._place.deadline.total_seconds(),
+            # A server that was restarted has closed what the pool still holds.
+            pool_pre_ping=True,
+        )
+        event.listen(engine, "checkout", lambda *_: patience.end())
+        return engine
+
+
+def reason_of(error: BaseException | None) -> str:
+    """Return the first line of a driver's error: the further ones may quote SQL and values."""
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return error.diag.message_primary
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

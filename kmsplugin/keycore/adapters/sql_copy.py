@@ -1,0 +1,88 @@
+"""Copies a whole store from one engine to another, and compares them row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
+from typing import Any, Final
+
+from sqlalchemy import Connection, MetaData, Row, Table, delete, func, insert, inspect, select
+
+from keycore.adapters import sql_tables as t
+from keycore.errors import StoreSetupError
+
+_ROWS: Final = 2_000
+"""Rows that are held in memory at once."""
+
+Advance = Callable[[int], None]
+"""Told of every few rows that are done."""
+
+
+def count_rows(connection: Connection) -> int:
+    """Return the number of rows of all tables."""
+    tables = t.metadata.sorted_tables
+    return sum(
+        connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables
+    )
+
+
+def copy_rows(source: Connection, target: Connection, advance: Advance) -> None:
+    """Copy every row into a target without rows of its own.
+
+    Args:
+        source: inside a transaction that keeps every writer out.
+        target: likewise; what is there before is only what its migrations have put there.
+        advance: told how many rows more were copied.
+    """
+    target.execute(delete(t.changes))
+    present = inspect(source).get_table_names()
+    for table in (table for table in t.metadata.sorted_tables if table.name in present):
+        into = _as_stored(table, target)
+        for rows in _pages(source, table):
+            target.execute(insert(into), [dict(row._mapping) for row in rows])  # noqa: SLF001
+            advance(len(rows))
+
+
+def compare_rows(source: Connection, target: Connection, advance: Advance) -> None:
+    """Compare every column of every row, but for what the audit of either has added since.
+
+    Args:
+        source: as in :func:`copy_rows`.
+        target: likewise.
+        advance: told how many rows more were compared.
+
+    Raises:
+        StoreSetupError: they differ; the message names table and row.
+    """
+    for table in (table for table in t.metadata.sorted_tables if table is not t.audit_heads):
+        pairs = zip_longest(_pages(source, table), _pages(target, table), fillvalue=())
+        for ours, theirs in pairs:
+            _compare(table, ours, theirs)
+            advance(len(ours))
+
+
+def _compare(table: Table, ours: Sequence[Row[Any]], theirs: Sequence[Row[Any]]) -> None:
+    for mine, other in zip_longest(ours, theirs):
+        if mine is None or other is None or tuple(mine) != tuple(other):
+            present = mine if mine is not None else other
+            name = [getattr(present, column.name) for column in table.primary_key]
+            shown = "/".join(part.hex() if isinstance(part, bytes) else str(part) for part in name)
+            raise StoreSetupError(
+                f"row {shown} of table {table.name} is not the same in both stores",
+                hint="nothing was moved; run it again with an empty database",
+            )
+
+
+def _pages(connection: Connection, table: Table) -> Iterator[Sequence[Row[Any]]]:
+    stored = _as_stored(table, connection)
+    # A stream of its own: the whole of it would not fit into memory.
+    streaming = connection.execution_options(yield_per=_ROWS)
+    yield from streaming.execute(select(stored).order_by(*stored.primary_key)).partitions()
+
+
+def _as_stored(table: Table, connection: Connection) -> Table:
+    """Return the table with what the database itself says of its columns.
+
+    Values then pass as they lie there, also those that are no record of ours.
+    """
+    return Table(table.name, MetaData(), autoload_with=connection, resolve_fks=False)

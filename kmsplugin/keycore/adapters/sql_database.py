@@ -1,0 +1,76 @@
+"""What the store needs from a database engine; SQLite and PostgreSQL give it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+from sqlalchemy import ColumnElement, Connection, Engine
+
+READERS_MAX: Final = 15
+"""Connections of one process that read at the same time."""
+
+BUSY_SECONDS: Final = 5
+"""How long a writer waits for another one before the store counts as unavailable."""
+
+
+class Database(Protocol):
+    """One database, and all in which its engine differs from others."""
+
+    @property
+    def title(self) -> str:
+        """What messages call it; it holds no secret."""
+
+    @property
+    def reading(self) -> Engine:
+        """Connections whose transactions are consistent views."""
+
+    @property
+    def writing(self) -> Engine:
+        """The one connection of this process that writes; others wait for it here."""
+
+    @property
+    def epoch(self) -> ColumnElement[str]:
+        """What SQL gives another value for once the database may have lost writes."""
+
+    @property
+    def confirms_commits(self) -> bool:
+        """Whether a commit that failed has certainly not been made."""
+
+    def check(self) -> None:
+        """Find out what no statement would tell.
+
+        Raises:
+            StoreUnavailableError: this is not the database any more that was opened.
+        """
+
+    def become_only_writer(self, connection: Connection) -> None:
+        """Keep all other writers out until the end of the transaction."""
+
+    def become_only_upgrader(self, connection: Connection) -> None:
+        """The same for a database that has no tables yet."""
+
+    def version(self) -> int:
+        """Return a number that is another one after any commit; never raises."""
+
+    def written(self) -> None:
+        """Take note of a commit by this process."""
+
+    def scrub(self, connection: Connection) -> bool:
+        """Overwrite what deleted rows have left, where that is possible.
+
+        Args:
+            connection: without a transaction.
+
+        Returns:
+            Whether it was done; somebody may be reading it still.
+        """
+
+    def errors(self) -> AbstractContextManager[None]:
+        """Turn what the driver raises in the block into a ``StoreUnavailableError``.
+
+        The SQL in the driver's texts must not travel further.
+        """
+
+    def close(self) -> None:
+        """Close all connections."""

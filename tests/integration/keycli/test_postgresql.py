@@ -1,0 +1,280 @@
+"""`keyplane init`, `join`, `store migrate`, `status` and `doctor` with a store in PostgreSQL."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from testbed.postgresql import PostgreSql
+from tests.integration.keycli.site import Site
+
+
+def section_for(server: PostgreSql, dsn: str) -> str:
+    """Return the settings that name a database."""
+    return f'[store]\npostgresql = "{dsn}"\npassword_file = "{server.password_file}"\n'
+
+
+@pytest.fixture
+def section(postgresql: PostgreSql, postgresql_dsn: str) -> str:
+    """The settings that name an empty database."""
+    return section_for(postgresql, postgresql_dsn)
+
+
+@pytest.fixture(scope="module")
+def installed(postgresql: PostgreSql, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A first host that no test changes, of an installation in the database `installed_cli`."""
+    site = Site(tmp_path_factory.mktemp("installed"))
+    site.configure(section_for(postgresql, postgresql.create_database("installed_cli")))
+    assert site.run("init").code == 0
+    return site
+
+
+@pytest.fixture
+def shared(
+    installed: Site, postgresql: PostgreSql, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A first host of an installation in PostgreSQL."""
+    site, name = Site(tmp_path_factory.mktemp("shared")), f"shared_{uuid4().hex}"
+    shutil.copytree(installed.state, site.state)
+    (site.state / "softhsm2.conf").unlink()
+    dsn = postgresql.create_database(name, template="installed_cli")
+    site.configure(section_for(postgresql, dsn))
+    yield site
+    postgresql.drop_database(name)
+
+
+def settings_of_store(site: Site) -> str:
+    return "[store]" + site.config.read_text(encoding="utf-8").split("[store]")[1]
+
+
+@pytest.fixture
+def second(shared: Site, tmp_path: Path) -> Site:
+    """A second host, with nothing on it."""
+    site = Site(tmp_path)
+    site.configure(settings_of_store(shared))
+    return site
+
+
+def give_token(first: Site, second: Site) -> None:
+    """Let the second host reach the first one's keys, as an HSM in a network would."""
+    second.state.mkdir(mode=0o700)
+    shutil.copytree(first.state / "tokens", second.state / "tokens")
+
+
+def test_a_host_that_joined_uses_the_keys_of_the_first_one(shared: Site, second: Site) -> None:
+    made = shared.run("keys", "create", "etcd", "-o", "json").json
+    give_token(shared, second)
+
+    joined = second.run("join", "--pin-from", str(shared.pin_file), "-o", "json")
+
+    assert joined.code == 0, joined.err
+    assert second.pin_file.stat().st_mode & 0o777 == 0o600
+    assert [key["id"] for key in second.run("keys", "list", "-o", "json").json] == [made["id"]]
+    assert second.run("keys", "rotate", made["id"]).code == 0
+    assert shared.run("keys", "show", made["id"], "-o", "json").json["currentVersion"] == 2
+
+
+def test_joining_twice_changes_nothing(shared: Site, second: Site) -> None:
+    give_token(shared, second)
+    second.run("join", "--pin-from", str(shared.pin_file))
+    before = own_files(second)
+
+    again = second.run("join", "--pin-from", str(shared.pin_file))
+
+    assert again.code == 0, again.err
+    assert own_files(second) == before
+
+
+def own_files(site: Site) -> dict[str, str]:
+    """Return what a second look must not change: the audit grows, and a token counts logins."""
+    return {
+        name: content
+        for name, content in site.contents().items()
+        if not name.startswith(("audit", "tokens"))
+    }
+
+
+def test_a_host_without_the_token_cannot_join(shared: Site, second: Site) -> None:
+    refused = second.run("join")
+
+    assert refused.code == 2
+    assert "there is no token" in refused.err
+    assert "token.module" in refused.err
+
+
+def test_a_host_with_another_token_cannot_join(shared: Site, second: Site, site: Site) -> None:
+    give_token(site, second)
+
+    refused = second.run("join", "--pin-from", str(site.pin_file))
+
+    assert refused.code == 2
+    assert "was not signed by this token" in refused.err
+    assert second.run("keys", "list").code == 2
+
+
+def test_init_beside_an_installation_names_join(shared: Site, second: Site) -> None:
+    refused = second.run("init")
+
+    assert refused.code == 2
+    assert "keyplane join" in refused.err
+
+
+def test_an_embedded_installation_has_nothing_to_join(site: Site) -> None:
+    refused = site.run("join")
+
+    assert refused.code == 2
+    assert "store.postgresql" in refused.err
+
+
+def test_a_host_that_did_not_join_does_nothing(shared: Site, second: Site) -> None:
+    give_token(shared, second)
+
+    refused = second.run("keys", "list")
+
+    assert refused.code == 2
+    assert "keyplane join" in refused.err
+
+
+def test_status_and_doctor_name_the_database(shared: Site) -> None:
+    store = shared.run("status", "-o", "json").json["store"]
+    doctor = shared.run("doctor", "-o", "json").json
+
+    assert store["engine"] == "postgresql"
+    assert "PostgreSQL database" in store["path"]
+    (verdict,) = [check for check in doctor["findings"] if check["check"] == "store"]
+    assert verdict["outcome"] == "ok", verdict
+
+
+def test_a_password_in_the_connection_string_is_refused_and_not_shown(empty: Site) -> None:
+    empty.configure('[store]\npostgresql = "host=db password=hunter2 dbname=keyplane"')
+
+    refused = empty.run("init")
+
+    assert refused.code == 2
+    assert "store.password_file" in refused.err
+    assert "hunter2" not in refused.err
+
+
+def test_a_password_file_open_to_others_is_refused(
+    empty: Site, postgresql: PostgreSql, postgresql_dsn: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "password"
+    shutil.copy(postgresql.password_file, copy)
+    copy.chmod(0o644)
+    empty.configure(f'[store]\npostgresql = "{postgresql_dsn}"\npassword_file = "{copy}"')
+
+    refused = empty.run("init")
+
+    assert refused.code == 2
+    assert "open to other users" in refused.err
+
+
+def test_a_wrong_password_is_told_and_nowhere_shown(
+    empty: Site, postgresql_dsn: str, tmp_path: Path
+) -> None:
+    password = tmp_path / "password"
+    password.write_text("not-the-right-one")
+    password.chmod(0o600)
+    empty.configure(f'[store]\npostgresql = "{postgresql_dsn}"\npassword_file = "{password}"')
+
+    refused = empty.run("init")
+
+    assert refused.code == 3
+    assert "password authentication failed" in refused.err
+    assert "not-the-right-one" not in refused.err
+
+
+# --- store migrate ------------------------------------------------------------------
+
+
+def test_everything_is_there_after_the_store_was_moved(site: Site, section: str) -> None:
+    key = site.run("keys", "create", "etcd", "-o", "json").json["id"]
+    for line in (("keys", "rotate", key), ("provider", "set", "keyplane", "--key", key)):
+        assert site.run(*line).code == 0
+    before = {what: site.run(what, "list", "-o", "json").json for what in ("keys", "instance")}
+    bound = site.run("provider", "show", "keyplane", "-o", "json").json
+
+    site.configure(section)
+    moved = site.run("store", "migrate", "-o", "json")
+
+    assert moved.code == 0, moved.err
+    assert moved.json["rows"] > len(before["keys"])
+    assert before == {what: site.run(what, "list", "-o", "json").json for what in before}
+    assert site.run("provider", "show", "keyplane", "-o", "json").json == bound
+    assert site.run("keys", "rotate", key).code == 0
+
+
+def test_the_old_store_is_kept_and_nobody_can_use_it(site: Site, section: str) -> None:
+    site.configure(section)
+    site.run("store", "migrate")
+    site.configure()
+
+    assert (site.state / "keyplane.db.moved").is_file()
+    assert site.run("keys", "list").code == 2
+    refused = site.run("init")
+    assert refused.code == 2
+    assert "is missing, and it was there before" in refused.err
+
+
+def test_a_store_is_moved_once(site: Site, section: str) -> None:
+    site.configure(section)
+    site.run("store", "migrate")
+
+    again = site.run("store", "migrate")
+
+    assert again.code == 2
+    assert "was moved before" in again.err
+
+
+def test_a_move_that_was_interrupted_before_its_end_is_finished_by_the_next_one(
+    site: Site, section: str
+) -> None:
+    site.configure(section)
+    site.run("store", "migrate")
+    # As if the process had been killed between the commit and the renaming.
+    (site.state / "keyplane.db.moved").rename(site.state / "keyplane.db")
+
+    again = site.run("store", "migrate")
+
+    assert again.code == 0, again.err
+    assert not (site.state / "keyplane.db").exists()
+
+
+def test_a_database_that_holds_other_rows_is_left_alone(shared: Site, site: Site) -> None:
+    before = shared.run("instance", "list", "-o", "json").json
+    site.configure(settings_of_store(shared))
+
+    refused = site.run("store", "migrate")
+
+    assert refused.code == 2
+    assert "is not the same in both stores" in refused.err
+    assert (site.state / "keyplane.db").is_file()
+    assert shared.run("instance", "list", "-o", "json").json == before
+
+
+def test_a_row_that_was_changed_by_hand_is_moved_as_it_is_and_still_found_out(
+    site: Site, section: str
+) -> None:
+    key = site.run("keys", "create", "etcd", "-o", "json").json["id"]
+    with sqlite3.connect(site.state / "keyplane.db") as connection:
+        connection.execute("UPDATE keys SET name = 'other'")
+    connection.close()
+    site.configure(section)
+
+    moved = site.run("store", "migrate")
+
+    assert moved.code == 0, moved.err
+    assert site.run("keys", "show", key).code == 4
+
+
+def test_an_embedded_store_goes_nowhere_without_a_database(site: Site) -> None:
+    refused = site.run("store", "migrate")
+
+    assert refused.code == 2
+    assert "store.postgresql" in refused.err
+    assert (site.state / "keyplane.db").is_file()
