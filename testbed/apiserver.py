@@ -32,6 +32,9 @@ class ApiServerSettings:
     issuer: str
     """Of service-account tokens; the URL of the cluster's first API server."""
 
+    flags: tuple[str, ...] = ()
+    """More flags of kube-apiserver."""
+
 
 class ApiServer:
     """A kube-apiserver that can be stopped and started again on the same port."""
@@ -76,6 +79,7 @@ class ApiServer:
                 # It would hold back every pod until a token controller has run.
                 "--disable-admission-plugins=ServiceAccount",
                 *_encryption_flags(encryption_config),
+                *settings.flags,
             ),
             directory=settings.directory,
         )

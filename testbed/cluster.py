@@ -38,6 +38,7 @@ class Cluster(Startable):
         *,
         encryption_config: Path | None = None,
         controller_manager: bool = True,
+        apiserver_flags: tuple[str, ...] = (),
     ) -> None:
         """Choose addresses and make secrets, without starting anything.
 
@@ -47,6 +48,7 @@ class Cluster(Startable):
             encryption_config: An EncryptionConfiguration for the API server,
                 which reloads it after a change; None stores everything plain.
             controller_manager: Whether kube-controller-manager runs as well.
+            apiserver_flags: More flags of every API server.
         """
         self.directory = directory.absolute()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,6 +64,7 @@ class Cluster(Startable):
             etcd_url=self._etcd.url,
             credentials=self._credentials,
             issuer=f"https://{HOST}:{port}",
+            flags=apiserver_flags,
         )
         self.apiservers = [ApiServer("kube-apiserver", port, self._settings, encryption_config)]
         """The first one is the one that kubeconfig, kubectl and client talk to."""

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 import httpx
 
+from testbed.audit import audit_lines
 from testbed.credentials import write_private
 from testbed.errors import NotLoopbackError
 from testbed.issuer import AUDIENCE, Issuer
@@ -182,10 +183,7 @@ class RestService(Startable):
 
     def audit_lines(self) -> list[dict[str, Any]]:
         """Read what the REST face has recorded so far, without checkpoints."""
-        lines: list[dict[str, Any]] = []
-        for path in sorted((self.state_dir / "audit").glob("rest*.jsonl")):
-            lines += map(json.loads, path.read_text().splitlines())
-        return lines
+        return audit_lines(self.state_dir, "rest")
 
     def default_policy(self) -> str:
         """Return the policy that gives each role to the group of its name."""
@@ -210,6 +208,7 @@ class RestService(Startable):
             "address": HOST,
             "port": self._port,
             "policy_file": str(self.policy_file),
+            "health_address": self.installation.rest_health.removeprefix("http://"),
             **options,
         }
         issuer = {

@@ -9,31 +9,54 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any, Final, TypeAlias
 
 import grpc
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
+from prometheus_client import Counter, Histogram
+
+from keycore.ports import AuditCondition, TokenCondition
+from keycore.service.kms_health import KmsReport
+from keycore.settings import StoreSettings
+from keyplugin.gauges import REPORT, follow_provider
+from keyplugin.interceptors import in_pool, pool_of, with_behaviour
+from keyplugin.servicer import FACE
+from keywatch.audit import AUDIT, follow_audit
+from keywatch.families import BUILD, PROCESS, Family, Kind
+from keywatch.metrics import Metrics
+from keywatch.store import STORE, follow_store
+from keywatch.token import TOKEN, TokenUses, follow_token
+
+CALLS: Final = Family(
+    "keyplane_kms_calls_total",
+    Kind.COUNTER,
+    "Calls by method (Status, Encrypt, Decrypt, unknown) and gRPC code; CANCELLED when the API "
+    "server had given up before the answer.",
+    ("method", "code"),
+)
+CALL_SECONDS: Final = Family(
+    "keyplane_kms_call_seconds",
+    Kind.HISTOGRAM,
+    "How long calls took, from their arrival, waiting for a thread included.",
+    ("method",),
+)
+UNFINISHED: Final = Family(
+    "keyplane_kms_token_calls_unfinished",
+    Kind.GAUGE,
+    "Encrypt and Decrypt calls that run or wait for a thread; beyond 1024 they are refused.",
 )
 
-from keycore.ports import TokenCondition
-from keycore.service.kms_health import KmsReport
-from keyplugin.gauges import ReportCollector
-from keyplugin.interceptors import in_pool, pool_of, with_behaviour
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-"""The text format that every Prometheus reads."""
-
-SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0)
-"""Bounds of all histograms: upstream asks for a Decrypt within 10 ms and an Encrypt within
-100 ms, and kube-apiserver gives up after 3 s (``kms-v2-contract``, when it calls)."""
+FAMILIES: Final = (
+    BUILD,
+    *PROCESS,
+    CALLS,
+    CALL_SECONDS,
+    UNFINISHED,
+    *REPORT,
+    *TOKEN,
+    *STORE,
+    *AUDIT,
+)
+"""Everything that a provider process tells."""
 
 UNKNOWN_METHOD: Final = "unknown"
 """The label of calls of a method that there is not."""
@@ -45,48 +68,19 @@ _Count: TypeAlias = "Callable[[], int]"
 
 
 class ProviderMetrics:
-    """All metrics of one provider process, in a registry of their own."""
+    """All metrics of one provider process.
+
+    Attributes:
+        all: where they are shown.
+    """
 
     def __init__(self) -> None:
         """Count nothing yet; :meth:`follow` adds what the provider itself knows."""
-        # The library's global registry would add to it whatever else is imported.
-        self._registry = CollectorRegistry()
-        # Otherwise each counter has a second one with the time at which it was made.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        ProcessCollector(registry=self._registry)
-        self._calls = Counter(
-            "keyplane_kms_calls",
-            "Calls of kube-apiserver, by method and gRPC code.",
-            ["method", "code"],
-            registry=self._registry,
-        )
-        self._call_seconds = self._histogram(
-            "keyplane_kms_call_seconds",
-            "How long calls took, waiting included.",
-            "method",
-        )
-        self._uses = _TokenUses(
-            Counter(
-                "keyplane_token_calls",
-                "Uses of the token, by operation and outcome.",
-                ["operation", "outcome"],
-                registry=self._registry,
-            ),
-            self._histogram(
-                "keyplane_token_call_seconds",
-                "How long uses of the token took, waiting for a turn included.",
-                "operation",
-            ),
-        )
-        self._waiting = Gauge(
-            "keyplane_kms_token_calls_unfinished",
-            "Encrypt and Decrypt calls that run or wait for a thread now.",
-            registry=self._registry,
-        )
-        build = Gauge(
-            "keyplane_build_info", "The version that runs.", ["version"], registry=self._registry
-        )
-        build.labels(version("keyplane")).set(1)
+        self.all = Metrics(FACE)
+        self._calls = self.all.counter(CALLS)
+        self._call_seconds = self.all.histogram(CALL_SECONDS)
+        self._waiting = self.all.gauge(UNFINISHED)
+        self._uses = TokenUses(self.all)
 
     def observe_token(self, operation: str, outcome: str, seconds: float) -> None:
         """Count one use of the token (:data:`keycore.ports.TokenObserver`)."""
@@ -106,16 +100,32 @@ class ProviderMetrics:
         provider: str,
         report: Callable[[], KmsReport],
         condition: Callable[[], TokenCondition],
+        *,
+        store: StoreSettings,
+        audit: Callable[[], AuditCondition],
     ) -> None:
-        """Show what the provider of this name and its token know of themselves."""
-        self._registry.register(ReportCollector(provider, report, condition))
+        """Show what the provider of this name, its token, store and log know of themselves.
+
+        Args:
+            provider: its name.
+            report: of the provider.
+            condition: of the token.
+            store: which store it is.
+            audit: condition of the audit log; all of them answer from memory.
+        """
+        follow_provider(self.all, provider, report)
+        follow_token(self.all, condition)
+        follow_store(
+            self.all,
+            store,
+            fault=lambda: report().store_fault,
+            age_seconds=lambda: report().refreshed_seconds_ago,
+        )
+        follow_audit(self.all, audit)
 
     def render(self) -> bytes:
-        """Return everything in the text format (:data:`CONTENT_TYPE`)."""
-        return generate_latest(self._registry)
-
-    def _histogram(self, name: str, text: str, label: str) -> Histogram:
-        return Histogram(name, text, [label], buckets=SECONDS, registry=self._registry)
+        """Return everything in the text format (:data:`keywatch.metrics.CONTENT_TYPE`)."""
+        return self.all.render()
 
 
 class CallCounter(grpc.ServerInterceptor):
@@ -181,20 +191,3 @@ def _counted(behaviour: _Behaviour, meter: _Meter, started: float) -> _Behaviour
 
     # grpcio looks on the outermost behaviour for the pool that it shall run in.
     return in_pool(counted, pool_of(behaviour))
-
-
-class _TokenUses:
-    """Counts uses of the token; as cheap as it can be, because a Decrypt waits for it."""
-
-    def __init__(self, uses: Counter, seconds: Histogram) -> None:
-        self._uses = uses
-        self._seconds = seconds
-        self._bound: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
-
-    def add(self, operation: str, outcome: str, seconds: float) -> None:
-        bound = self._bound.get((operation, outcome))
-        if bound is None:
-            bound = self._uses.labels(operation, outcome), self._seconds.labels(operation)
-            self._bound[operation, outcome] = bound
-        bound[0].inc()
-        bound[1].observe(seconds)

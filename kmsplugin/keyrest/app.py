@@ -6,8 +6,8 @@ a use case has been called.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 
 import structlog
 from anyio import CapacityLimiter
@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keycore.bootstrap import Core
-from keycore.errors import KeyplaneError
+from keycore.errors import AuditUnavailableError, KeyplaneError
 from keycore.service.readiness import Finding, Outcome
 from keyrest.answers import Answer, send_answer
 from keyrest.errors import ERROR_TYPE, answer_body, fault_of, headers_of
@@ -32,6 +32,13 @@ _log = structlog.get_logger(__name__)
 
 Page = Callable[[], Awaitable[Answer]]
 """Something that anybody may read with GET, such as the answer to a probe."""
+
+RequestCount = Callable[[str, int, float], None]
+"""Told of every answer: the operation, the status, and the seconds from the request's
+arrival until the answer was ready."""
+
+PAGE_OPERATION = "page"
+"""What a request for a page is counted as."""
 
 _PAGE_METHODS = ("GET", "HEAD")
 
@@ -53,6 +60,7 @@ def rest_app(
     *,
     checks: Mapping[str, Check] | None = None,
     pages: Mapping[str, Page] | None = None,
+    count: RequestCount = lambda _operation, _status, _seconds: None,
 ) -> ASGIApp:
     """Return the REST face on ``core``. Nothing is started here, so nothing must be ended.
 
@@ -62,7 +70,22 @@ def rest_app(
         policy: kept fresh by the caller.
         checks: further checks for ``/readyz``, by name.
         pages: further pages that need no credential, by path.
+        count: is told of every answer.
     """
+    health = Health(core, {**checks_of(core, authentication, policy), **(checks or {})})
+    own: dict[str, Page] = {
+        "/livez": health.live,
+        "/readyz": health.ready,
+        PAGE_PATH: openapi_page,
+    }
+    gates = Gates(core, authentication, policy)
+    return RestApp(core, gates, {**own, **(pages or {})}, count=count)
+
+
+def checks_of(
+    core: Core, authentication: Authentication, policy: PolicyInForce
+) -> dict[str, Check]:
+    """Return the checks of what tells who may come in, by name; any thread may call them."""
 
     def issuers() -> Finding:
         return _issuers_finding(authentication.faults(), len(core.settings.rest.issuers))
@@ -70,13 +93,7 @@ def rest_app(
     def policy_file() -> Finding:
         return Finding(Outcome.DEGRADED, policy.fault) if policy.fault else Finding()
 
-    health = Health(core, {"policy": policy_file, "issuers": issuers, **(checks or {})})
-    own: dict[str, Page] = {
-        "/livez": health.live,
-        "/readyz": health.ready,
-        PAGE_PATH: openapi_page,
-    }
-    return RestApp(core, Gates(core, authentication, policy), {**own, **(pages or {})})
+    return {"policy": policy_file, "issuers": issuers}
 
 
 def _issuers_finding(faults: Mapping[str, str], count: int) -> Finding:
@@ -93,9 +110,12 @@ class RestApp:
         failures: answers since the start that were faults of our own (500).
     """
 
-    def __init__(self, core: Core, gates: Gates, pages: Mapping[str, Page]) -> None:
+    def __init__(
+        self, core: Core, gates: Gates, pages: Mapping[str, Page], *, count: RequestCount
+    ) -> None:
         """Serve ``core`` to those whom ``gates`` let in, and ``pages`` to everybody."""
         self.failures = 0
+        self._count = count
         self._core = core
         self._gates = gates
         self._pages = pages
@@ -107,6 +127,7 @@ class RestApp:
         if scope["type"] != "http":
             # Nothing here has a life of its own, and websockets are not served.
             return
+        started = time.perf_counter()
         request = Request.of(scope)
         trail = Trail.of(request)
         try:
@@ -118,11 +139,13 @@ class RestApp:
             answer = _refusal(error, trail)
         except Exception as error:  # noqa: BLE001 - the last resort: servers would send a trace.
             answer = self._failed(error, trail)
+        self._count(trail.operation, answer.status, time.perf_counter() - started)
         await send_answer(answer, request, send)
 
     async def _answer(self, request: Request, receive: Receive, trail: Trail) -> Answer:
         page = self._pages.get(request.path)
         if page is not None and request.method in _PAGE_METHODS:
+            trail.operation = PAGE_OPERATION
             return await page()
         try:
             operation, call = await self._admitted(request, receive, trail)
@@ -156,16 +179,23 @@ class RestApp:
         return await run_sync(use_case, limiter=self._threads[operation.lane])
 
     def _record(self, error: Exception, trail: Trail) -> None:
-        """Leave the audit line of a request of which no use case will hear."""
+        """Leave the audit line of a request of which no use case will hear.
+
+        Raises:
+            AuditUnavailableError: there is no room for it.
+        """
         auditor = self._core.auditor
         if not isinstance(error, KeyplaneError):
             auditor.record(trail.caller, trail.operation, "internal_error", {**trail.facts})
             return
-        with (
-            suppress(KeyplaneError),
-            auditor.refusals(trail.caller, trail.operation, **trail.facts),
-        ):
-            raise error
+        try:
+            with auditor.refusals(trail.caller, trail.operation, **trail.facts):
+                raise error
+        except AuditUnavailableError:
+            # Not even that somebody was refused can be written, so nobody is told it.
+            raise
+        except KeyplaneError:
+            return
 
     def _failed(self, error: Exception, trail: Trail) -> Answer:
         self.failures += 1

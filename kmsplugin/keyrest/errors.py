@@ -18,6 +18,7 @@ from keycore.errors import (
     AccessDeniedError,
     AccessError,
     AlreadyExistsError,
+    AuditUnavailableError,
     CiphertextMalformedError,
     CiphertextRejectedError,
     ConflictError,
@@ -189,6 +190,12 @@ FAULTS: Mapping[type[KeyplaneError], Fault] = {
         503,
         "UNAVAILABLE_ERR",
         "token, store or issuer does not answer; nothing was done",
+        headline="Unavailable Experiencing delays. Please try again in few minutes.",
+    ),
+    AuditUnavailableError: Fault(
+        503,
+        "UNAVAILABLE_ERR",
+        "no audit line can be written; nothing was done",
         headline="Unavailable Experiencing delays. Please try again in few minutes.",
     ),
 }

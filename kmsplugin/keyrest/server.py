@@ -86,6 +86,11 @@ class RestServer:
             door.close()
 
     @property
+    def connection_count(self) -> int:
+        """Connections that are open now, after their handshake. Any thread may ask."""
+        return len(self._state.connections)
+
+    @property
     def _connections(self) -> list[Connection]:
         # uvicorn types the set by its own protocols; only ours are ever put into it.
         return list(self._state.connections)  # type: ignore[arg-type]

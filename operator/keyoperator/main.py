@@ -18,8 +18,11 @@ from keycore.settings import Settings
 from keyoperator.cluster import Cluster, ClusterError, load_configuration
 from keyoperator.errors import explain
 from keyoperator.handlers import register
+from keyoperator.metrics import FACE, KnownKeys, OperatorMetrics
+from keyoperator.outside import CLUSTER_SILENT_SECONDS, seen_from_outside
 from keyoperator.reconcile import Reconciler
 from keyoperator.resource import FINALIZER, GROUP
+from keywatch.looks import Look
 
 logger = logging.getLogger(__name__)
 
@@ -51,19 +54,30 @@ def run(settings: Settings) -> None:
         UnavailableError: token or store did not answer at the start.
     """
     _limit_logs(settings)
+    metrics, resync = OperatorMetrics(), settings.operator.resync
     with (
-        open_core(settings, "operator") as core,
+        open_core(settings, FACE, observe=metrics.observe_token) as core,
         closing(Cluster(load_configuration(settings.operator.kubeconfig))) as cluster,
     ):
-        registry = register(Reconciler(core, cluster), settings.operator.resync)
+        store = Look("the store", core.cache.refresh, core.clock, explain=explain)
+        api_server = Look(
+            "the API server",
+            cluster.check,
+            core.clock,
+            explain=explain,
+            silent_seconds=CLUSTER_SILENT_SECONDS,
+        )
+        keys = KnownKeys(core.clock, resync_seconds=resync.total_seconds())
+        registry = register(Reconciler(core, cluster, metrics=metrics, keys=keys), resync)
         kopf.on.login(registry=registry)(_login_with(settings))
-        asyncio.run(_Runner(registry, cluster).run())
+        with seen_from_outside(core, metrics, keys, store=store, cluster=api_server):
+            asyncio.run(_Runner(registry, api_server).run())
 
 
 class _Runner:
     """Runs kopf, and starts it again when it gives up, until a signal comes."""
 
-    def __init__(self, registry: kopf.OperatorRegistry, cluster: Cluster) -> None:
+    def __init__(self, registry: kopf.OperatorRegistry, cluster: Look) -> None:
         self._registry = registry
         self._cluster = cluster
         self._stop = asyncio.Event()
@@ -83,7 +97,7 @@ class _Runner:
     async def _run_once(self) -> None:
         if self._stop.is_set():
             return
-        await asyncio.to_thread(self._cluster.check)
+        await asyncio.to_thread(self._cluster.take)
         self._waits_for = ""
         logger.info("operator: serving Keys")
         await self._serve()

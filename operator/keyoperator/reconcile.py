@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ from keyoperator.errors import INTERNAL_ERROR, explain, find_disposition
 from keyoperator.events import Event, derive_events
 from keyoperator.findings import explain_blocked_deletion, explain_failure, find_conditions
 from keyoperator.gather import ClusterReader, Gatherer
+from keyoperator.metrics import OK, KnownKeys, OperatorMetrics
 from keyoperator.resource import (
     Manifest,
     is_being_deleted,
@@ -41,7 +43,13 @@ from keyoperator.resource import (
     render_status,
     status_changes,
 )
-from keyoperator.status import Finding, merge_conditions
+from keyoperator.status import (
+    Condition,
+    ConditionType,
+    Finding,
+    find_condition,
+    merge_conditions,
+)
 from keyoperator.wanted import Identity, Previous, Wanted
 
 logger = logging.getLogger(__name__)
@@ -71,9 +79,26 @@ class Outcome:
 class Reconciler:
     """Brings keys and Key resources together. Its methods may run in several threads."""
 
-    def __init__(self, core: Core, cluster: ClusterReader) -> None:
-        """Work on the keys of ``core`` and read from ``cluster``."""
+    def __init__(
+        self,
+        core: Core,
+        cluster: ClusterReader,
+        *,
+        metrics: OperatorMetrics | None = None,
+        keys: KnownKeys | None = None,
+    ) -> None:
+        """Work on the keys of ``core``.
+
+        Args:
+            core: the use cases.
+            cluster: what is read from.
+            metrics: counts every look.
+            keys: is told how each Key was found.
+        """
         self._core = core
+        self._metrics = metrics or OperatorMetrics()
+        resync = core.settings.operator.resync.total_seconds()
+        self._known = keys or KnownKeys(core.clock, resync_seconds=resync)
         self._gatherer = Gatherer(core, cluster)
         self._actor = Actor(core, cluster, self._gatherer)
         # kopf runs the timer of a resource beside its other handlers. A lock for
@@ -109,14 +134,17 @@ class Reconciler:
         Without a failure in the outcome the resource may go.
         """
         with self._lock(manifest):
-            manifest = dict(manifest)
-            identity = parse_identity(manifest)
-            try:
-                events = self._let_go(parse_wanted(manifest))
-            except Exception as error:  # noqa: BLE001 - every fault has to keep the resource
-                found = _find_failure(identity, error, explain_blocked_deletion)
-                return self._tell(manifest, (found,), failure=error)
-            return Outcome(events=events)
+            return self._counted(self._delete, dict(manifest))
+
+    def _delete(self, manifest: Manifest) -> Outcome:
+        identity = parse_identity(manifest)
+        try:
+            events = self._let_go(parse_wanted(manifest))
+        except Exception as error:  # noqa: BLE001 - every fault has to keep the resource
+            found = _find_failure(identity, error, explain_blocked_deletion)
+            return self._tell(manifest, (found,), failure=error)
+        self._known.forget(identity.uid)
+        return Outcome(events=events)
 
     def _lock(self, manifest: Manifest) -> threading.Lock:
         return self._locks[hash(parse_identity(dict(manifest)).uid) % _LOCKS]
@@ -126,7 +154,19 @@ class Reconciler:
         # adopting one would leave it without anybody to delete it.
         if is_being_deleted(manifest) or not is_held(manifest):
             return Outcome()
-        return self._reconcile(manifest)
+        return self._counted(self._reconcile, manifest)
+
+    def _counted(self, look: Callable[[Manifest], Outcome], manifest: Manifest) -> Outcome:
+        started = time.perf_counter()
+        outcome = look(manifest)
+        failure = outcome.failure
+        reason = OK if failure is None else find_disposition(failure).reason
+        self._metrics.count(reason, time.perf_counter() - started)
+        return outcome
+
+    def _note(self, identity: Identity, conditions: Sequence[Condition], key: Key | None) -> None:
+        ready = find_condition(conditions, ConditionType.READY)
+        self._known.note(identity.uid, "Unknown" if ready is None else str(ready.holds), key)
 
     def _reconcile(self, manifest: Manifest) -> Outcome:
         identity, wanted = parse_identity(manifest), None
@@ -183,6 +223,7 @@ class Reconciler:
         identity, previous = parse_identity(manifest), parse_previous(manifest)
         now = self._core.clock.now()
         conditions = merge_conditions(previous.conditions, findings, identity.generation, now)
+        self._note(identity, conditions, key)
         due = next_rotation(wanted, key) if wanted is not None and key is not None else None
         status = render_status(identity, conditions, key=key, next_rotation=due)
         derived = derive_events(previous, key, conditions, adopts=bool(wanted and wanted.adopt))

@@ -21,6 +21,7 @@ from kubernetes import client
 
 from testbed.cluster import Cluster
 from testbed.credentials import write_kubeconfig
+from testbed.loopback import HOST, free_port
 from testbed.processes import ChildProcess
 
 NAMESPACE = "demo"
@@ -109,13 +110,23 @@ class Rival:
 class World:
     """A cluster, an installation, the operator between them, and the rival."""
 
-    def __init__(self, cluster: Cluster, directory: Path) -> None:
-        """Make the installation and the operator's account; nothing is started yet."""
+    def __init__(
+        self, cluster: Cluster, directory: Path, *, kubeconfig: Path | None = None
+    ) -> None:
+        """Make the installation and the operator's account; nothing is started yet.
+
+        Args:
+            cluster: What it works for.
+            directory: For everything that it writes.
+            kubeconfig: Of an account that exists; None makes one with the role of the
+                reference.
+        """
         self.cluster = cluster
         self.directory = directory
         self.config = directory / "keyplane.toml"
         self.state_dir = directory / "state"
-        self._write_config(_make_account(cluster, directory / "kubeconfig"))
+        self.health = f"http://{HOST}:{free_port()}"
+        self._write_config(kubeconfig or _make_account(cluster, directory / "kubeconfig"))
         keyplane = (sys.executable, "-m", "keycli.main")
         command = (*keyplane, "--config", str(self.config), "init")
         subprocess.run(command, check=True, timeout=60, capture_output=True)
@@ -129,6 +140,7 @@ class World:
             "[operator]\n"
             f"kubeconfig = {json.dumps(str(kubeconfig))}\n"
             f"resync = {RESYNC_SECONDS}\n"
+            f"health_address = {json.dumps(self.health.removeprefix('http://'))}\n"
             # Not even at this level may key material be logged.
             "[log]\n"
             'level = "debug"\n'

@@ -6,7 +6,7 @@ import base64
 import json
 import os
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from testbed.cluster import Cluster
 from testbed.errors import CommandFailedError
+from testbed.loopback import request
 from tests.e2e.operator_world import (
     NAMESPACE,
     REFERENCE,
@@ -24,6 +25,7 @@ from tests.e2e.operator_world import (
     install_crd,
     key_manifest,
 )
+from tests.scraping import Scraped
 
 pytestmark = pytest.mark.e2e
 
@@ -401,6 +403,27 @@ def test_a_resource_holds_only_what_is_known(world: World):
         "observedGeneration",
         "versions",
     }
+
+
+# --- what is seen from outside ------------------------------------------------
+
+
+def test_the_operator_tells_of_keys_looks_and_the_cluster(world: World):
+    key = world.make("watched", expirationDate="2091-01-01T00:00:00Z")
+    name = "keyplane_operator_key_expiry_timestamp_seconds"
+
+    def seen() -> Scraped:
+        return Scraped(request(f"{world.health}/metrics")[1])
+
+    key.wait_until(lambda: bool(seen().of(name)), "is seen from outside")
+    scraped, (status, body) = seen(), request(f"{world.health}/readyz?verbose")
+
+    assert (status, json.loads(body)["checks"]["cluster"]) == (200, "ok")
+    assert scraped.value(name) <= datetime(2091, 1, 1, tzinfo=UTC).timestamp()
+    assert scraped.value("keyplane_operator_keys", ready="True") >= 1
+    assert scraped.value("keyplane_operator_reconciles_total", outcome="ok") >= 1
+    assert key.id not in scraped.text
+    assert "watched" not in scraped.text
 
 
 # --- starts and stops -------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from testbed.audit import audit_lines
 from testbed.binaries import Binaries
 from testbed.cluster import Cluster
 from testbed.keyplane import KeyplaneInstallation
@@ -54,10 +55,8 @@ class World:
         return int(status), json.loads(body)
 
     def audited(self) -> dict[str, Any]:
-        """Return the newest line of REST's audit file."""
-        (file,) = (self.keyplane.directory / "state" / "audit").glob("rest*.jsonl")
-        line: dict[str, Any] = json.loads(file.read_text().splitlines()[-1])
-        return line
+        """Return REST's newest audit line."""
+        return audit_lines(self.keyplane.state, "rest")[-1]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ a core of its own, as ``keyplane`` commands do.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -31,6 +30,7 @@ from keycore.bootstrap import Core, wire
 from keycore.domain.keys import Key
 from keycore.service.creation import NewKey
 from keycore.settings import ProviderSettings, Settings
+from testbed.audit import audit_lines
 from tests.fakes.installation import CALLER
 from tests.fakes.memory_audit import MemoryAuditLog
 from tests.integration.keyplugin.client import SEED, KmsClient
@@ -66,8 +66,7 @@ class Installation:
 
     def audit(self, operation: str) -> list[dict[str, str]]:
         """Return the provider's audit lines of one operation."""
-        text = (self.settings.audit_dir / "provider.jsonl").read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
+        lines = audit_lines(self.settings.state_dir, "provider")
         return [line for line in lines if line["operation"] == operation]
 
 

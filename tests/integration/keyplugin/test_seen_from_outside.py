@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from keycore.adapters.pkcs11_token import Pkcs11Token
 from keycore.settings import Settings
@@ -28,6 +27,7 @@ from tests.integration.keyplugin.client import SEED, KmsClient
 from tests.integration.keyplugin.faulty_site import FaultySite, bind_a_key
 from tests.integration.keyplugin.provider_process import ProviderProcess
 from tests.integration.keyplugin.serving import served
+from tests.scraping import Scraped
 
 CALLS = "keyplane_kms_calls_total"
 
@@ -37,10 +37,7 @@ ANSWER_SECONDS_MAX = 1.0
 
 def value_of(text: str, name: str, **labels: str) -> float:
     """Return the sum of the samples of this name that have these labels."""
-    samples = (
-        sample for family in text_string_to_metric_families(text) for sample in family.samples
-    )
-    return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+    return Scraped(text).sum(name, **labels)
 
 
 # --- calls are counted --------------------------------------------------------

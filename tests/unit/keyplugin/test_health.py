@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from keycore.domain.ids import ActivationId
-from keycore.ports import TokenCondition
+from keycore.ports import AuditCondition, TokenCondition
 from keycore.service.kms import HEALTHY
 from keycore.service.kms_health import PROBE_MAX_AGE_SECONDS, KmsReport, KmsStatus
-from keyplugin.health import STALLED_SECONDS_MAX, Health
+from keyplugin.health import provider_health
+from keywatch.health import STALLED_SECONDS_MAX
 from tests.fakes.installation import FakeInstallation
 from tests.unit.keyplugin.conftest import BindKey
 
@@ -32,13 +33,13 @@ def ready(
     report: KmsReport, condition: TokenCondition = WELL, query: str = ""
 ) -> tuple[int, dict[str, Any]]:
     """Return status and document of one probe."""
-    answer = Health(lambda: report, lambda: condition).ready(query)
+    answer = provider_health(lambda: report, lambda: condition, AuditCondition).ready(query)
     assert answer.content_type == "application/json"
     return answer.status, json.loads(answer.body)
 
 
 def live(condition: TokenCondition, report: KmsReport) -> tuple[int, dict[str, Any]]:
-    answer = Health(lambda: report, lambda: condition).live("")
+    answer = provider_health(lambda: report, lambda: condition, AuditCondition).live("")
     return answer.status, json.loads(answer.body)
 
 
@@ -48,7 +49,7 @@ def test_a_well_provider_is_ready_and_names_every_check(report: KmsReport) -> No
     assert status == 200
     assert document == {
         "status": "ok",
-        "checks": {"token": "ok", "store": "ok", "keyring": "ok", "key": "ok", "probe": "ok"},
+        "checks": dict.fromkeys(["token", "store", "keyring", "key", "probe", "audit"], "ok"),
     }
 
 
@@ -97,6 +98,18 @@ def test_a_proof_may_be_as_old_as_status_allows_and_no_older(report: KmsReport) 
     assert (ready(old)[0], ready(old)[1]["checks"]["probe"]) == (503, "failed")
 
 
+@pytest.mark.parametrize("condition", [AuditCondition(fault="full"), AuditCondition(broken="cut")])
+def test_an_audit_log_with_a_fault_is_shown_and_leaves_it_ready(
+    report: KmsReport, condition: AuditCondition
+) -> None:
+    """Secrets must be readable on a full disk."""
+    answer = provider_health(lambda: report, lambda: WELL, lambda: condition).ready("verbose")
+    document = json.loads(answer.body)
+
+    assert (answer.status, document["checks"]["audit"]) == (200, "degraded")
+    assert document["reasons"] == {"audit": condition.fault or condition.broken}
+
+
 def test_reasons_are_told_to_those_who_ask_for_them(report: KmsReport) -> None:
     away = replace(report, store_fault="the store is away")
 
@@ -123,7 +136,7 @@ def test_it_is_ready_exactly_while_status_says_ok(
     here.clock.advance(seconds=PROBE_MAX_AGE_SECONDS / 2)
     here.core.kms.refresh()
 
-    health = Health(here.core.kms.report, here.core.token.condition)
+    health = provider_health(here.core.kms.report, here.core.token.condition, AuditCondition)
     is_ready = health.ready("").status == 200
 
     assert is_ready == (here.core.kms.outlook().healthz == HEALTHY)
@@ -147,6 +160,6 @@ def test_no_probe_calls_token_or_store(here: FakeInstallation, bind_key: BindKey
     here.core.kms.refresh()
     here.token.lost = here.store.lost = True
 
-    health = Health(here.core.kms.report, here.core.token.condition)
+    health = provider_health(here.core.kms.report, here.core.token.condition, AuditCondition)
 
     assert (health.live("").status, health.ready("verbose").status) == (200, 200)

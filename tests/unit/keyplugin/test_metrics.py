@@ -1,29 +1,25 @@
-"""What Prometheus is told, and that the documentation tells the same."""
+"""What Prometheus is told about the provider."""
 
 from __future__ import annotations
 
 import hashlib
-import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 
 from keycore.domain.ids import ActivationId
 from keycore.domain.providers import ActivationState
-from keycore.ports import TokenCondition
+from keycore.ports import AuditCondition, TokenCondition
 from keycore.service.kms_health import KmsReport, KmsStatus, SeedsReadable
-from keyplugin.metrics import ProviderMetrics
+from keycore.service.use_budget import RESERVED_MAX
+from keycore.settings import StoreSettings
+from keyplugin.metrics import FAMILIES, ProviderMetrics
 from tests.fakes.installation import FakeInstallation
+from tests.scraping import Scraped, declared
 from tests.unit.keyplugin.conftest import BindKey
-
-DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
-
-ROW = r"^\| `([a-z_]+)` \| (counter|gauge|histogram) \|([^|]*)\|"
 
 GONE = TokenCondition("the token is gone", stalled_seconds=2.5, lost=True)
 
@@ -36,27 +32,19 @@ def report(here: FakeInstallation, bind_key: BindKey) -> KmsReport:
     return here.core.kms.report()
 
 
-class Scraped:
-    """All samples of one scrape."""
-
-    def __init__(self, metrics: ProviderMetrics) -> None:
-        self.text = metrics.render().decode()
-        self.families = list(text_string_to_metric_families(self.text))
-        self._samples = [sample for family in self.families for sample in family.samples]
-
-    def of(self, name: str) -> list[Sample]:
-        return [sample for sample in self._samples if sample.name == name]
-
-    def value(self, name: str, **labels: str) -> float:
-        """Return the value of the one sample of this name and these labels."""
-        (found,) = [sample for sample in self.of(name) if sample.labels == labels]
-        return found.value
-
-
 def scrape(report: KmsReport, condition: TokenCondition = TokenCondition()) -> Scraped:  # noqa: B008
     metrics = ProviderMetrics()
-    metrics.follow("keyplane", lambda: report, lambda: condition)
-    return Scraped(metrics)
+    follow(metrics, lambda: report, lambda: condition)
+    return Scraped(metrics.render())
+
+
+def follow(
+    metrics: ProviderMetrics,
+    report: Callable[[], KmsReport],
+    condition: Callable[[], TokenCondition],
+) -> None:
+    """Show the provider ``keyplane`` on SQLite, with an audit log that is well."""
+    metrics.follow("keyplane", report, condition, store=StoreSettings(), audit=AuditCondition)
 
 
 def test_a_well_provider_looks_well(report: KmsReport) -> None:
@@ -144,12 +132,32 @@ def test_the_expiry_of_the_key_is_told_when_there_is_one(report: KmsReport) -> N
     assert scrape(report).of(name) == []
 
 
+def test_the_uses_of_the_write_version_are_told_as_a_share_when_they_are_known(
+    report: KmsReport,
+) -> None:
+    name = "keyplane_kms_uses_ratio"
+
+    assert scrape(replace(report, uses_ratio=0.25)).value(name) == 0.25
+    assert scrape(replace(report, uses_ratio=None)).of(name) == []
+
+
+def test_the_share_of_uses_is_what_the_store_has_granted(
+    here: FakeInstallation, report: KmsReport
+) -> None:
+    active = here.core.kms.outlook().key_id
+    version_id = here.core.kms._keeper.ledger.generations[ActivationId(active)].version.id
+    granted = here.store.uses([version_id])[version_id]
+
+    assert granted > 0
+    assert report.uses_ratio == granted / RESERVED_MAX
+
+
 def test_uses_of_the_token_are_counted_by_operation_and_outcome() -> None:
     metrics = ProviderMetrics()
     for outcome in ("ok", "ok", "token_unavailable"):
         metrics.observe_token("decrypt", outcome, 0.004)
 
-    scraped = Scraped(metrics)
+    scraped = Scraped(metrics.render())
 
     name = "keyplane_token_calls_total"
     assert scraped.value(name, operation="decrypt", outcome="ok") == 2
@@ -163,9 +171,9 @@ def test_uses_of_the_token_are_counted_by_operation_and_outcome() -> None:
 def test_a_scrape_calls_neither_token_nor_store(here: FakeInstallation, report: KmsReport) -> None:
     here.token.lost = here.store.lost = True
     metrics = ProviderMetrics()
-    metrics.follow("keyplane", here.core.kms.report, here.core.token.condition)
+    follow(metrics, here.core.kms.report, here.core.token.condition)
 
-    assert Scraped(metrics).value("keyplane_kms_healthy") == 1
+    assert Scraped(metrics.render()).value("keyplane_kms_healthy") == 1
 
 
 def test_two_providers_in_one_process_do_not_meet() -> None:
@@ -174,36 +182,26 @@ def test_two_providers_in_one_process_do_not_meet() -> None:
 
     first.observe_token("sign", "ok", 0.001)
 
-    assert Scraped(second).of("keyplane_token_calls_total") == []
+    assert Scraped(second.render()).of("keyplane_token_calls_total") == []
     assert all(not family.name.startswith("keyplane") for family in REGISTRY.collect())
 
 
-def test_the_document_and_the_registry_name_the_same_metrics_types_and_labels(
+def test_everything_that_is_shown_is_declared_and_everything_declared_is_shown(
     report: KmsReport,
 ) -> None:
-    rows = re.findall(ROW, DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
-    documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
-
-    assert documented == everything_there_is(report)
+    assert everything_there_is(report).described() == declared(FAMILIES)
 
 
-def everything_there_is(report: KmsReport) -> dict[str, tuple[str, set[str]]]:
-    """Return type and labels of each metric of a provider to which everything has happened."""
+def everything_there_is(report: KmsReport) -> Scraped:
+    """Scrape a provider to which everything has happened."""
     eventful = replace(
         report,
         seeds_readable=SeedsReadable(1.0, 2.0),
         expires_at=datetime(2030, 1, 1, tzinfo=UTC),
     )
     metrics = ProviderMetrics()
-    metrics.follow("keyplane", lambda: eventful, lambda: GONE)
+    follow(metrics, lambda: eventful, lambda: GONE)
     metrics.observe_token("sign", "ok", 0.001)
     counter = metrics.call_counter(lambda: 0)
     counter._meter("/v2.KeyManagementService/Status")
-    families = Scraped(metrics).families
-    return {
-        family.name + ("_total" if family.type == "counter" else ""): (
-            family.type,
-            {label for sample in family.samples for label in sample.labels} - {"le"},
-        )
-        for family in families
-    }
+    return Scraped(metrics.render())

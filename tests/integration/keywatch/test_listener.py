@@ -11,8 +11,8 @@ from http import HTTPStatus
 import pytest
 from structlog.testing import capture_logs
 
-from keyplugin import listener
-from keyplugin.listener import (
+from keywatch import listener
+from keywatch.listener import (
     CONNECTIONS_MAX,
     HEAD_BYTES_MAX,
     REQUEST_SECONDS_MAX,
@@ -192,6 +192,14 @@ def test_an_address_that_cannot_be_had_is_logged_with_what_to_do() -> None:
     assert (line["log_level"], line["address"]) == ("error", taken)
     assert line["reason"] == "Address already in use"
     assert "free the port" in line["hint"]
+
+
+def test_a_port_beyond_the_last_one_is_logged_as_well() -> None:
+    """As the last ones of many workers may have it."""
+    with capture_logs() as logs, listening(f"{HOST}:65536", {"/page": told}) as address:
+        assert address == ""
+
+    assert [line["reason"] for line in logs] == ["no such address"]
 
 
 def test_nothing_is_left_when_it_stops() -> None:

@@ -70,11 +70,13 @@ def listening(address: str, pages: Mapping[str, Page]) -> Iterator[str]:
     """
     try:
         listener = _bound(address)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        # Of several workers the last ones may be beyond the range of ports.
+        number = error.errno if isinstance(error, OSError) else None
         _log.error(
             "metrics and health are not served",
             address=address,
-            reason=os.strerror(error.errno) if error.errno else "no such address",
+            reason=os.strerror(number) if number else "no such address",
             hint="free the port or set another address, then restart; an empty one switches it off",
         )
         yield ""
@@ -101,7 +103,7 @@ def _bound(address: str) -> socket.socket:
         listener.bind((host, int(port)))
         # From here on connections wait, whenever the thread gets going.
         listener.listen(_BACKLOG)
-    except OSError:
+    except (OSError, OverflowError):
         listener.close()
         raise
     return listener
