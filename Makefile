@@ -5,7 +5,7 @@ UV := $(shell command -v uv || echo .cache/uv/bin/uv)
 CODE := kmsplugin operator testbed benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo demo-check test check bench format proto openapi lock controlplane clean
+.PHONY: help setup setup-tests demo demo-check test check bench format proto openapi metrics-docs lock controlplane clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,10 +32,11 @@ check: ## Lint, types, layers and the fast tests, in less than a minute
 	@.venv/bin/lint-imports
 	@$(PYTHON) -m pytest -q tests/unit tests/contract
 
-bench: setup-tests ## Measure the hot paths, the provider beside one in Go, REST beside a bare handler
+bench: setup-tests ## Measure the hot paths, the provider beside one in Go, REST, and stores of 100,000 keys
 	@$(PYTHON) -m benchmarks.hot_paths
 	@$(PYTHON) -m benchmarks.kms
 	@$(PYTHON) -m benchmarks.rest
+	@$(PYTHON) -m benchmarks.scale
 
 format: ## Format the code and fix what can be fixed without a person
 	@.venv/bin/ruff check --fix-only .
@@ -47,6 +48,9 @@ proto: ## Generate the gRPC code from protos/
 
 openapi: ## Write docs/openapi.json from the code
 	@$(PYTHON) -m keyrest.openapi > docs/openapi.json
+
+metrics-docs: ## Write the tables of docs/metrics.md from the code
+	@$(PYTHON) -m testbed.metrics_page
 
 lock: ## Write requirements.lock from pyproject.toml, with hashes
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes \

@@ -68,16 +68,21 @@ def encryption_config(
 
     It uses the settings alone and can be made before the installation exists.
     """
-    listed = _parse_resources(resources)
+    listed = parse_resources(resources)
     name = check_provider_name(provider or run.settings.provider.name)
     endpoint = f"unix://{run.settings.provider.socket}"
     run.show(
         _document(listed, name, endpoint),
-        lambda _: _show_yaml(listed, name, endpoint),
+        lambda _: _write(as_yaml(listed, name, endpoint)),
     )
 
 
-def _parse_resources(text: str) -> list[str]:
+def parse_resources(text: str) -> list[str]:
+    """Return the names in a list separated by commas, each once.
+
+    Raises:
+        typer.BadParameter: one cannot be a resource, or there is none.
+    """
     listed = [part.strip() for part in text.split(",") if part.strip()]
     if not listed or not all(_RESOURCE.fullmatch(part) for part in listed):
         raise typer.BadParameter(
@@ -95,13 +100,22 @@ def _document(resources: list[str], name: str, endpoint: str) -> Document:
     }
 
 
-def _show_yaml(resources: list[str], name: str, endpoint: str) -> None:
-    sys.stdout.write(
-        _YAML.format(
-            # Quoted, since `*.` begins an alias and a name may look like a number.
-            resources="\n".join(f'      - "{resource}"' for resource in resources),
-            name=f'"{name}"',
-            endpoint=f'"{endpoint}"',
-            timeout=TIMEOUT,
-        )
+def as_yaml(resources: list[str], name: str, endpoint: str) -> str:
+    """Return the file that kube-apiserver reads, with comments for the administrator.
+
+    Args:
+        resources: what to encrypt, from :func:`parse_resources`.
+        name: of the provider.
+        endpoint: its socket, as a ``unix://`` URL.
+    """
+    return _YAML.format(
+        # Quoted, since `*.` begins an alias and a name may look like a number.
+        resources="\n".join(f'      - "{resource}"' for resource in resources),
+        name=f'"{name}"',
+        endpoint=f'"{endpoint}"',
+        timeout=TIMEOUT,
     )
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)

@@ -210,10 +210,28 @@ def test_workers_inherit_all_sockets_each_with_its_own_first(
 
 
 def listeners(command_line: Sequence[str]) -> list[str]:
+    return options_of(command_line, "--listener")
+
+
+def options_of(command_line: Sequence[str], name: str) -> list[str]:
     end = command_line.index("rest") + 1
-    options, numbers = command_line[end::2], command_line[end + 1 :: 2]
-    assert set(options) == {"--listener"}
-    return list(numbers)
+    options, values = command_line[end::2], command_line[end + 1 :: 2]
+    assert set(options) == {"--listener", "--worker"}
+    return [value for option, value in zip(options, values, strict=True) if option == name]
+
+
+def test_every_worker_knows_its_number_so_that_each_has_a_health_port(
+    run: Run, supervised: Supervised, config: Path
+) -> None:
+    configure(config, f"[rest]\nworkers = 3\nport = {free_port()}\n{ISSUER}")
+
+    assert run("serve", "rest").code == 0
+
+    assert {name: options_of(line, "--worker") for name, line in supervised.commands.items()} == {
+        "rest-1": ["0"],
+        "rest-2": ["1"],
+        "rest-3": ["2"],
+    }
 
 
 def test_a_port_that_is_taken_ends_with_2(run: Run, supervised: Supervised, config: Path) -> None:
@@ -231,4 +249,5 @@ def test_what_is_for_the_supervisor_alone_is_not_in_the_help(run: Run) -> None:
     shown = run("serve", "--help").out
 
     assert "--listener" not in shown
+    assert "--worker" not in shown
     assert "--parent" not in shown
