@@ -20,6 +20,7 @@ from typing import Any, Final
 import orjson
 from kubernetes.client import CoreV1Api, V1ObjectMeta, V1Secret
 
+from testbed.audit import audit_files
 from testbed.binaries import find_or_build
 from testbed.cluster import Cluster
 from testbed.keyplane import KeyplaneInstallation
@@ -69,7 +70,7 @@ def storm(directory: Path, objects: int) -> Storm:
             etcd_url=cluster.etcd_url,
             prefix=f"/registry/secrets/{_NAMESPACE}/",
         )
-        audit = directory / "state" / "audit" / "provider.jsonl"
+        (audit,) = audit_files(directory / "state", "provider")
         seen = audit.stat().st_size
         cluster.apiservers[0].stop()
         started = time.perf_counter()

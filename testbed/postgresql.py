@@ -12,6 +12,7 @@ import secrets
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -163,7 +164,7 @@ class PostgreSql(Startable):
         os.kill(first, signal.SIGSTOP)
         children = children_of(first)
         for child in children:
-            os.kill(child, signal.SIGKILL)
+            _send(child, signal.SIGKILL)
         self._process.kill()
         wait_until(
             lambda: not any(is_alive(child) for child in children),
@@ -189,7 +190,7 @@ class PostgreSql(Startable):
         if first is None:
             raise ControlPlaneError(f"{self.name} does not run.")
         for process in (first, *children_of(first)):
-            os.kill(process, number)
+            _send(process, number)
 
     def create_database(self, name: str, *, template: str = "template1") -> str:
         """Make a database that keyplane owns.
@@ -349,6 +350,12 @@ def either(first: PostgreSql, second: PostgreSql, *, database: str = USER) -> st
         dbname=database,
         target_session_attrs="read-write",
     )
+
+
+def _send(process: int, number: signal.Signals) -> None:
+    # Children end by themselves too, at any moment.
+    with suppress(ProcessLookupError):
+        os.kill(process, number)
 
 
 def _programs() -> Path | None:

@@ -11,17 +11,21 @@ import typer
 from typer.main import get_command
 
 from keycli.commands import (
+    audit,
     doctor,
     encryption_config,
     init,
     instance,
+    join,
     keys,
+    node_files,
     nodes,
     policy,
     probe,
     provider,
     serve,
     status,
+    store,
 )
 from keycli.errors import INTERNAL_MESSAGE, ExitCode, describe, exit_code_of
 from keycli.invocation import (
@@ -76,6 +80,7 @@ def root(
 
 
 init.register(app)
+join.register(app)
 serve.register(app)
 status.register(app)
 doctor.register(app)
@@ -85,7 +90,10 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(provider.app, name="provider")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(policy.app, name="policy")
+app.add_typer(audit.app, name="audit")
+app.add_typer(store.app, name="store")
 encryption_config.register(app)
+node_files.register(app)
 
 
 def main(arguments: Sequence[str] | None = None, *, invocation: Invocation | None = None) -> int:

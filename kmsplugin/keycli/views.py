@@ -37,6 +37,25 @@ def show_initialised(made: Document) -> None:
     show_line("  keyplane serve")
 
 
+def show_joined(installation: Document) -> None:
+    """Say what this host belongs to now, and what comes next."""
+    show_line(f"this host belongs to installation {installation['id']}")
+    show_line(f"its own files are in {installation['stateDir']}")
+    show_line()
+    show_line("Next:")
+    show_line("  keyplane serve")
+
+
+def show_moved(moved: Document) -> None:
+    """Say where the store is now, what is left of the old one, and what comes next."""
+    show_line(f"{moved['rows']} rows were copied to the {moved['store']} and compared")
+    show_line(f"what was the store is kept as {moved['kept']}; it is as secret as before")
+    show_line()
+    show_line("Next:")
+    show_line("  start every keyplane process again, with the same settings")
+    show_line("  keyplane status")
+
+
 _LOSS_OF_STATE = (
     "Without the token directory and its PIN files no key can ever be used again, and "
     "everything encrypted under them is lost. Whoever has both has all keys: keep their "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from keycore.adapters.audit_file import FileAuditLog
+from keycore.adapters.audit_log import ChainedAuditLog
 from keycore.adapters.keyring_file import FileKeyring
 from keycore.adapters.opening_store import OpeningStore
 from keycore.adapters.pin_file import PinFile
@@ -17,6 +17,7 @@ from keycore.adapters.pkcs11_connection import Connection, TokenPlace
 from keycore.adapters.pkcs11_module import Pkcs11Module
 from keycore.adapters.pkcs11_token import Pkcs11Token
 from keycore.adapters.softhsm import use_embedded_softhsm
+from keycore.adapters.sql_place import Place, PostgresqlPlace
 from keycore.adapters.sql_store import SqlStore
 from keycore.adapters.system_clock import SystemClock
 from keycore.domain.instances import Installation
@@ -89,12 +90,12 @@ def open_core(
         UnavailableError: token or store did not answer.
     """
     check_owner(settings.state_dir)
-    if not settings.database.is_file():
+    if not _is_set_up(settings):
         raise not_initialised(settings)
     with ExitStack() as stack:
         store = stack.enter_context(closing(_open_store(settings)))
         token = stack.enter_context(closing(open_token(settings, observe)))
-        audit = stack.enter_context(closing(FileAuditLog(settings.audit_dir / f"{face}.jsonl")))
+        audit = stack.enter_context(closing(open_audit(settings, face, token, store)))
         yield wire(settings, store, token, audit, SystemClock())
 
 
@@ -118,14 +119,14 @@ def open_provider_core(
         UnavailableError: the token did not answer, or without a keyring the store.
     """
     check_owner(settings.state_dir)
-    if not settings.database.is_file() and not settings.keyring.is_file():
+    if not _is_set_up(settings) and not settings.keyring.is_file():
         raise not_initialised(settings)
     with ExitStack() as stack:
         token = stack.enter_context(closing(open_token(settings, observe)))
-        audit = stack.enter_context(closing(FileAuditLog(settings.audit_dir / f"{face}.jsonl")))
         keyring = FileKeyring(settings.keyring, token)
         kept, refusal = _load_keyring(keyring)
         opening = stack.enter_context(closing(OpeningStore(partial(_open_store, settings))))
+        audit = stack.enter_context(closing(open_audit(settings, face, token, opening)))
         fault = opening.wait(STORE_SECONDS if kept else _STORE_SECONDS_MAX)
         if fault and not kept:
             raise opening.error or StoreUnavailableError(fault)
@@ -156,9 +157,33 @@ def _load_keyring(keyring: Keyring) -> tuple[NodeKeyring | None, KeyplaneError |
 
 
 def _open_store(settings: Settings) -> SqlStore:
-    if not settings.database.is_file():
+    if not _is_set_up(settings):
         raise not_initialised(settings)
-    return SqlStore.open(settings.database)
+    return SqlStore.open(store_place(settings))
+
+
+def store_place(settings: Settings) -> Place:
+    """Return where the store is: the file in the state directory, or a database elsewhere."""
+    store = settings.store
+    if store.postgresql is None:
+        return settings.database
+    return PostgresqlPlace(store.postgresql, store.password_file, store.deadline)
+
+
+def store_title(settings: Settings) -> str:
+    """Return what people call the store: a path, or database and hosts."""
+    place = store_place(settings)
+    return place.title if isinstance(place, PostgresqlPlace) else str(place)
+
+
+def _is_set_up(settings: Settings) -> bool:
+    """Tell whether this host has what it needs to reach the store.
+
+    What is in a database elsewhere, only its answer tells.
+    """
+    if settings.store.embedded:
+        return settings.database.is_file()
+    return settings.finished_marker.is_file()
 
 
 def wire(
@@ -248,6 +273,25 @@ def wire(
     )
 
 
+def open_audit(settings: Settings, face: str, token: Token, store: Store) -> ChainedAuditLog:
+    """Open the audit log of a face: take a free slot and go on with its chain.
+
+    Raises:
+        StoreSetupError: it cannot be opened; nothing may be decided without it.
+    """
+    return ChainedAuditLog(
+        settings.audit_dir,
+        face,
+        node=settings.provider.node,
+        file_bytes=settings.audit.file_bytes,
+        # kube-apiserver could read no Secret any more when the provider refused.
+        strict=face != "provider",
+        signer=token,
+        heads=store,
+        clock=SystemClock(),
+    )
+
+
 def open_token(settings: Settings, observe: TokenObserver | None = None) -> Pkcs11Token:
     """Load the module, log in and find the objects.
 
@@ -322,13 +366,23 @@ def was_initialised(settings: Settings) -> bool:
 
 def not_initialised(settings: Settings) -> SetupError:
     """Return the error for a state directory without a finished store."""
-    if was_initialised(settings):
-        return StoreSetupError(
-            f"the store {settings.database} is missing, and it was there before",
-            hint="put it back, or restore it from a backup; do not make a new one",
+    if not settings.store.embedded:
+        return NotInitialisedError(
+            f"this host does not belong to the installation yet; {settings.state_dir} is empty",
+            hint="run: keyplane init for a new installation, or keyplane join for one that exists",
         )
+    if was_initialised(settings):
+        return missing_store(settings)
     return NotInitialisedError(
         f"the installation in {settings.state_dir} is not finished", hint="run: keyplane init"
+    )
+
+
+def missing_store(settings: Settings) -> StoreSetupError:
+    """Return the error for a store that is gone, while its token is there."""
+    return StoreSetupError(
+        f"the store {store_title(settings)} is missing, and it was there before",
+        hint="put it back, or restore it from a backup; do not make a new one",
     )
 
 
@@ -336,14 +390,21 @@ def _installation(
     settings: Settings, records: Records, *, otherwise: Installation | None
 ) -> Installation:
     try:
-        return _read_installation(settings, records)
+        return read_installation(settings, records)
     except KeyplaneError:
         if otherwise is None:
             raise
         return otherwise
 
 
-def _read_installation(settings: Settings, records: Records) -> Installation:
+def read_installation(settings: Settings, records: Records) -> Installation:
+    """Return the verified installation row.
+
+    Raises:
+        NotInitialisedError: there is none.
+        StoreSetupError: the store was signed by another token.
+        StoreUnavailableError: the store did not answer.
+    """
     try:
         with records.reading() as unit:
             installation = unit.installation()

@@ -44,6 +44,7 @@ clients rely on it::
     └── UnavailableError              try again
         ├── TokenUnavailableError
         ├── StoreUnavailableError
+        ├── AuditUnavailableError
         └── IssuerUnavailableError
 """
 
@@ -354,6 +355,12 @@ class StoreUnavailableError(UnavailableError):
     """The store cannot be read or written at the moment."""
 
     code = "store_unavailable"
+
+
+class AuditUnavailableError(UnavailableError):
+    """No audit line can be written, so nothing was done that would need one."""
+
+    code = "audit_unavailable"
 
 
 class IssuerUnavailableError(UnavailableError):

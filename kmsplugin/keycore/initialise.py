@@ -1,4 +1,4 @@
-"""``keyplane init``: from an empty directory to a finished installation, safe to interrupt.
+"""``keyplane init`` and ``keyplane join``: from an empty directory to a finished host.
 
 Every step looks first at what is there, so a run that was killed is simply
 repeated. The last step writes the signed installation row; before it nothing
@@ -13,7 +13,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from keycore.adapters.audit_file import FileAuditLog
 from keycore.adapters.pkcs11_connection import Connection, TokenPlace
 from keycore.adapters.pkcs11_module import Pkcs11Module
 from keycore.adapters.pkcs11_token import Pkcs11Token
@@ -28,14 +27,18 @@ from keycore.adapters.system_clock import SystemClock
 from keycore.bootstrap import (
     check_owner,
     connect,
-    not_initialised,
+    missing_store,
+    open_audit,
+    open_token,
     pin_file,
+    read_installation,
+    store_place,
     was_initialised,
 )
 from keycore.domain.ids import InstanceId, new_uuid
 from keycore.domain.instances import Installation, Instance
 from keycore.domain.names import check_namespace
-from keycore.errors import AlreadyInitialisedError, SettingsError
+from keycore.errors import AlreadyInitialisedError, SettingsError, TokenSetupError
 from keycore.files import exclusive, replace_durably
 from keycore.ports import TokenDescription
 from keycore.service.caller import Auditor, Caller
@@ -111,15 +114,82 @@ def initialise(
         _refuse_if_finished(settings)
         token = stack.enter_context(closing(_make_token(settings, progress)))
         progress("make the store")
-        store = stack.enter_context(closing(SqlStore.create(settings.database)))
-        audit = FileAuditLog(settings.audit_dir / f"{caller.face}.jsonl")
+        store = stack.enter_context(closing(SqlStore.create(store_place(settings))))
+        audit = open_audit(settings, caller.face, token, store)
         stack.callback(audit.close)
         with Auditor(audit, SystemClock()).decision(caller, "init") as decision:
             made = _write_first_rows(store, token, namespace)
             decision.note(installation=made.installation.id, instance=made.instance.id)
-        marker = f"{made.installation.id}\n".encode()
-        replace_durably(settings.finished_marker, marker, mode=0o600)
+        _mark_finished(settings, made.installation)
         return made
+
+
+def join(settings: Settings, caller: Caller, *, pin_from: Path | None = None) -> Installation:
+    """Add this host to an installation whose store is in PostgreSQL; repeating changes nothing.
+
+    The token must hold the installation's keys already: an HSM that all hosts reach, or a
+    copy of its content.
+
+    Args:
+        settings: where things are; ``store.postgresql`` must be set.
+        caller: for the audit line.
+        pin_from: a file with the user PIN, which is copied to the PIN file of the settings
+            with mode 0600; ``None`` when it is there already.
+
+    Raises:
+        SetupError: directory, module, token, PIN or store unusable, or the store was
+            signed by another token.
+        UnavailableError: token or store did not answer.
+    """
+    if settings.store.embedded:
+        raise SettingsError(
+            "there is nothing to join: the store is a file of this host",
+            hint="set store.postgresql, or run: keyplane init",
+        )
+    _make_state_dir(settings.state_dir)
+    with exclusive(settings.state_dir / _LOCK_NAME), ExitStack() as stack:
+        if pin_from is not None:
+            _copy_pin(pin_from, settings.pin_file)
+        _require_embedded_token(settings)
+        token = stack.enter_context(closing(open_token(settings)))
+        store = stack.enter_context(closing(SqlStore.open(store_place(settings))))
+        installation = read_installation(settings, Records(store, token))
+        audit = open_audit(settings, caller.face, token, store)
+        stack.callback(audit.close)
+        with Auditor(audit, SystemClock()).decision(
+            caller, "join", installation=installation.id, node=settings.provider.node
+        ):
+            _mark_finished(settings, installation)
+        return installation
+
+
+def _require_embedded_token(settings: Settings) -> None:
+    tokens = token_directory(settings.state_dir)
+    if settings.embedded and not tokens.is_dir():
+        raise TokenSetupError(
+            f"there is no token in {tokens}, and a new one would not hold the keys",
+            hint="set token.module to the HSM that all hosts reach, or copy that directory here",
+        )
+
+
+def _mark_finished(settings: Settings, installation: Installation) -> None:
+    marker = f"{installation.id}\n".encode()
+    replace_durably(settings.finished_marker, marker, mode=0o600)
+
+
+def _copy_pin(source: Path, target: Path) -> None:
+    try:
+        pin = source.read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(
+            f"the file {source} with the PIN cannot be read: {error.strerror}",
+            hint="correct --pin-from, or let this process read it",
+        ) from None
+    if target.is_file() and target.read_bytes().strip() == pin:
+        # A PIN file that changes gets one more try, and this one has not.
+        return
+    target.parent.mkdir(mode=0o700, exist_ok=True)
+    replace_durably(target, pin + b"\n", mode=0o600)
 
 
 def _make_token(settings: Settings, progress: Progress) -> Pkcs11Token:
@@ -158,10 +228,19 @@ def _is_ours(name: str) -> bool:
 
 
 def _refuse_if_finished(settings: Settings) -> None:
-    if not settings.database.is_file() or not SqlStore.holds_installation(settings.database):
+    if settings.store.embedded and not settings.database.is_file():
+        finished = False
+    else:
+        finished = SqlStore.holds_installation(store_place(settings))
+    if not finished:
         if was_initialised(settings):
-            raise not_initialised(settings)
+            raise missing_store(settings)
         return
+    if not settings.store.embedded and not settings.finished_marker.is_file():
+        raise AlreadyInitialisedError(
+            "the store holds an installation already; nothing was changed",
+            hint="add this host to it: keyplane join",
+        )
     raise AlreadyInitialisedError(
         f"{settings.state_dir} is initialised; nothing was changed",
         hint="see: keyplane status",

@@ -408,7 +408,11 @@ class Store(Protocol):
         """
 
     def changes_since(self, sequence: int) -> Changes:
-        """Return what other processes and this one wrote after ``sequence``."""
+        """Return what other processes and this one wrote after ``sequence``.
+
+        0 stands for nothing that was read before: no key is named then, since whoever
+        asks holds none, and a store may have a million.
+        """
 
     def reserve_uses(
         self, version_ids: Sequence[VersionId], count: int, limit: int

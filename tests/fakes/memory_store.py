@@ -193,7 +193,7 @@ class MemoryStore:
     def changes_since(self, sequence: int) -> Changes:
         with self._lock:
             self._answer()
-            changed = {k for k, written in self._tables.changed.items() if written > sequence}
+            changed = {k for k, written in self._tables.changed.items() if 0 < sequence < written}
             return Changes(self._tables.sequence, frozenset(changed), self.epoch)
 
     def reserve_uses(

@@ -49,6 +49,9 @@ ParentOption = Annotated[int | None, typer.Option("--parent", metavar="PID", hid
 ListenersOption = Annotated[list[int] | None, typer.Option("--listener", hidden=True)]
 """Set by the supervisor alone: numbers of inherited sockets, the worker's own first."""
 
+WorkerOption = Annotated[int, typer.Option("--worker", min=0, hidden=True)]
+"""Set by the supervisor alone: the worker's number, from 0."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -69,6 +72,7 @@ def serve(
     standby: StandbyOption = False,
     parent: ParentOption = None,
     listener: ListenersOption = None,
+    worker: WorkerOption = 0,
 ) -> None:
     """Run provider, operator and REST API, or some of them.
 
@@ -87,14 +91,8 @@ def serve(
     _prepare(run, wanted[0], parent)
     match wanted[0]:
         case Face.PROVIDER:
-            from keyplugin.main import run as run_provider  # noqa: PLC0415
-
             supervised = parent is not None
-            _end_with(
-                run_provider(
-                    run.settings, takeover=takeover, standby=standby, supervised=supervised
-                )
-            )
+            _run_provider(run, takeover=takeover, standby=standby, supervised=supervised)
         case Face.OPERATOR:
             from keyoperator.main import run as run_operator  # noqa: PLC0415
 
@@ -102,7 +100,7 @@ def serve(
         case Face.REST if listener is None and run.settings.rest.workers > 1:
             _supervise_workers(run)
         case Face.REST:
-            _run_rest(run, listener)
+            _run_rest(run, listener, worker)
 
 
 def _check_options(faces: list[Face], *, takeover: bool, standby: bool) -> None:
@@ -126,13 +124,20 @@ def _prepare(run: Invocation, face: Face, parent: int | None) -> None:
     configure_logs(run.settings.log, face=face.value)
 
 
-def _run_rest(run: Invocation, listener: list[int] | None) -> None:
+def _run_provider(run: Invocation, *, takeover: bool, standby: bool, supervised: bool) -> None:
+    from keyplugin.main import run as run_provider  # noqa: PLC0415
+
+    settings = run.settings
+    _end_with(run_provider(settings, takeover=takeover, standby=standby, supervised=supervised))
+
+
+def _run_rest(run: Invocation, listener: list[int] | None, worker: int) -> None:
     import socket  # noqa: PLC0415
 
     from keyrest.main import run as run_rest  # noqa: PLC0415
 
     inherited = None if listener is None else [socket.socket(fileno=number) for number in listener]
-    run_rest(run.settings, listeners=inherited)
+    run_rest(run.settings, listeners=inherited, worker=worker)
 
 
 def _supervise(run: Invocation, faces: list[Face], *, takeover: bool, without_rest: bool) -> None:
@@ -162,7 +167,12 @@ def _supervise_workers(run: Invocation) -> None:
     for worker in range(rest.workers):
         own_first = numbers[worker:] + numbers[:worker]
         options = [part for number in own_first for part in ("--listener", number)]
-        commands[f"rest-{worker + 1}"] = [*_command_line(run, Face.REST), *options]
+        commands[f"rest-{worker + 1}"] = [
+            *_command_line(run, Face.REST),
+            *options,
+            "--worker",
+            str(worker),
+        ]
     _end_with(supervise(commands, listeners=listeners))
 
 

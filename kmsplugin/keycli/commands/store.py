@@ -18,15 +18,16 @@ app = command_group("The store: where records live.")
     "migrate",
     examples=(
         "keyplane store migrate",
-        "KEYPLANE_STORE__POSTGRESQL='host=db dbname=keyplane user=keyplane' keyplane store migrate",
+        "KEYPLANE_STORE__POSTGRESQL='host=db dbname=keyplane' keyplane store migrate",
     ),
 )
 def migrate(run: Invocation) -> None:
-    """Move the embedded store into the PostgreSQL database of the settings.
+    """Move the embedded store into PostgreSQL.
 
-    The database must be empty. Every row is copied and compared; then the file is
-    renamed, so that nobody can use it any more. A run that was interrupted is simply
-    repeated. Start every process again afterwards.
+    The setting store.postgresql says where, and the database must be empty. Every row
+    is copied and compared; then the file is renamed, so that nobody can use it any
+    more. A run that was interrupted is simply repeated. Start every process again
+    afterwards.
     """
     from keycore.moving import move_store  # noqa: PLC0415
 

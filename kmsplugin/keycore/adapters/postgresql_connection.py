@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
-import time
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -13,6 +11,7 @@ import psycopg
 from psycopg import errors
 from psycopg.abc import PQGen
 
+from keycore.adapters.postgresql_patience import SilentError, patience
 from keycore.adapters.sql_place import PostgresqlPlace
 from keycore.errors import SettingsError
 
@@ -44,31 +43,6 @@ _IDLE_FACTOR: Final = 6
 """A transaction of ours waits for the HSM, and never for longer than that many deadlines."""
 
 
-class Patience(threading.local):
-    """How long this thread may still wait until it has a connection to work with.
-
-    What it waits for adds up: for others to give theirs back, for the answer that shows
-    whether that one still works, and for a new one. A caller waits for all of it.
-    """
-
-    _until: float | None = None
-
-    def begin(self, seconds: float) -> None:
-        """Let it last for so long."""
-        self._until = time.monotonic() + seconds
-
-    def end(self) -> None:
-        """There is a connection, or nobody waits for one any more."""
-        self._until = None
-
-    def left(self, otherwise: float) -> float:
-        """Return the seconds that are left, or ``otherwise`` where nothing was begun."""
-        return otherwise if self._until is None else self._until - time.monotonic()
-
-
-patience: Final = Patience()
-
-
 class BoundedConnection(psycopg.Connection[Any]):
     """A connection that is closed when the server takes too long for an answer.
 
@@ -90,7 +64,7 @@ class BoundedConnection(psycopg.Connection[Any]):
         """Wait for an answer, so long at most.
 
         Raises:
-            psycopg.OperationalError: it has not come; the connection is closed.
+            SilentError: it has not come; the connection is closed.
         """
         if timeout is not None:
             # The driver's own wait for notifications, which may well end without any.
@@ -100,7 +74,8 @@ class BoundedConnection(psycopg.Connection[Any]):
             return super().wait(gen, interval, seconds)
         except errors._WaitTimeout:  # noqa: SLF001 - the driver has no public name for it.
             self.close()
-            raise psycopg.OperationalError(f"no answer within {seconds:.1f} seconds") from None
+            patience.was_vain = True
+            raise SilentError(f"no answer within {seconds:.1f} seconds") from None
 
 
 def connect(place: PostgresqlPlace, *, autocommit: bool = False) -> BoundedConnection:
@@ -114,7 +89,9 @@ def connect(place: PostgresqlPlace, *, autocommit: bool = False) -> BoundedConne
     given = psycopg.conninfo.conninfo_to_dict(place.conninfo)
     left = patience.left(seconds)
     if left <= 0:
-        raise psycopg.OperationalError(f"no connection within {seconds:g} seconds")
+        # Those who only waited for other threads know nothing of the server.
+        kind = SilentError if patience.was_vain else psycopg.OperationalError
+        raise kind(f"no connection within {seconds:g} seconds")
     # The driver takes so long for each of them.
     hosts = 1 + max(str(given.get(name, "")).count(",") for name in ("host", "hostaddr"))
     ours: dict[str, Any] = {

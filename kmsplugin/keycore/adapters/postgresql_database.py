@@ -22,11 +22,12 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from keycore.adapters import sql_tables as t
-from keycore.adapters.postgresql_connection import connect, patience
+from keycore.adapters.postgresql_connection import connect
 from keycore.adapters.postgresql_listener import Listener
+from keycore.adapters.postgresql_patience import Silence, patience
 from keycore.adapters.sql_database import READERS_MAX
 from keycore.adapters.sql_place import PostgresqlPlace
-from keycore.errors import StoreUnavailableError
+from keycore.errors import SettingsError, StoreUnavailableError
 
 _UPGRADE_LOCK: Final = 0x6B6579706C616E65
 """Any number that nobody else takes; these are the letters of keyplane."""
@@ -38,6 +39,7 @@ class PostgresqlDatabase:
     def __init__(self, place: PostgresqlPlace) -> None:
         """Use the database; nothing is connected before the first transaction."""
         self._place = place
+        self._silence = Silence()
         self._reading = self._engine(
             READERS_MAX, isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
@@ -114,15 +116,21 @@ class PostgresqlDatabase:
 
         The block waits for a connection for the deadline at most, and for each answer then.
         """
+        self._silence.refuse()
         patience.begin(self._place.deadline.total_seconds())
         try:
             yield
         except DBAPIError as error:
+            self._silence.note(error.orig)
             raise StoreUnavailableError(
                 f"the store did not answer: {reason_of(error.orig)}",
                 hint="check that PostgreSQL runs, is reached, and lets this user in",
             ) from None
+        except SettingsError as error:
+            # The password's file, which is read again for each connection.
+            raise StoreUnavailableError(error.message, hint=error.hint) from None
         except psycopg.Error as error:
+            self._silence.note(error)
             raise StoreUnavailableError(f"the store did not answer: {reason_of(error)}") from None
         except SQLAlchemyError as error:
             raise StoreUnavailableError(

@@ -144,7 +144,7 @@ class SqlStore:
         with self._reader() as connection:
             epoch = self._database.epoch
             newest, now = connection.execute(select(t.changes.c.sequence, epoch)).one()
-            if newest == sequence:
+            if sequence in (0, newest):
                 return Changes(newest, frozenset(), now)
             changed = connection.execute(select(t.keys.c.id).where(t.keys.c.changed > sequence))
             return Changes(newest, frozenset(KeyId(row.id) for row in changed), now)
@@ -201,7 +201,8 @@ class SqlStore:
             "at": head.at,
             "mac": head.mac,
         }
-        with self._writer() as connection:
+        # Each chain has one process that writes it, and nobody caches heads.
+        with self._writer(alone=False) as connection:
             upsert(connection, t.audit_heads, {"chain": head.chain}, values)
 
     def audit_heads(self) -> Sequence[AuditHead]:
@@ -269,7 +270,7 @@ class SqlStore:
             yield connection
 
     @contextmanager
-    def _writer(self) -> Iterator[Connection]:
+    def _writer(self, *, alone: bool = True) -> Iterator[Connection]:
         database = self._database
         database.check()
         with (
@@ -277,11 +278,13 @@ class SqlStore:
             database.writing.connect() as connection,
             connection.begin() as transaction,
         ):
-            database.become_only_writer(connection)
+            if alone:
+                database.become_only_writer(connection)
             yield connection
             if not database.confirms_commits:
                 _commit_unconfirmed(transaction)
-        database.written()
+        if alone:
+            database.written()
 
     def _ensure_schema(self) -> None:
         revision = self.revision()

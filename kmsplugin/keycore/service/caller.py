@@ -10,7 +10,7 @@ from typing import Self
 
 from keycore.domain.ids import VersionId
 from keycore.errors import KeyplaneError, UnauthenticatedError
-from keycore.ports import AuditEvent, AuditLog, Clock
+from keycore.ports import AuditCondition, AuditEvent, AuditLog, Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,12 @@ class Decision:
                 self.details[name] = fact
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Begin, unless its line could not be written.
+
+        Raises:
+            AuditUnavailableError: it could not, and this face must not act without.
+        """
+        self._auditor.require_room()
         return self
 
     def __exit__(
@@ -67,12 +72,22 @@ class Decision:
 
 
 class Auditor:
-    """Writes one line for each decision, before its answer leaves the core."""
+    """Writes one line for each decision, before its answer leaves the core.
+
+    Attributes:
+        require_room: raises ``AuditUnavailableError`` where nothing may be done because
+            its line could not be written; the log's own method, for speed.
+    """
 
     def __init__(self, log: AuditLog, clock: Clock) -> None:
         """Write to ``log`` with times from ``clock``."""
+        self.require_room = log.require_room
         self._log = log
         self._clock = clock
+
+    def condition(self) -> AuditCondition:
+        """Return how the log is, from memory."""
+        return self._log.condition()
 
     def decision(self, caller: Caller, operation: str, **facts: str | int | None) -> Decision:
         """Run a use case in the block and record its outcome.
@@ -91,12 +106,17 @@ class Auditor:
         """Record a domain error that a face raises before any use case has been called.
 
         Use cases record themselves, so nothing is recorded when the block succeeds.
+
+        Raises:
+            AuditUnavailableError: instead of the refusal, because there is no room for
+                its line. What is left belongs to operations that have acted.
         """
         decision = Decision(self, caller, operation)
         decision.note(**facts)
         try:
             yield decision
         except KeyplaneError as error:
+            self.require_room()
             reason = error.reason if isinstance(error, UnauthenticatedError) else None
             decision.note(reason=reason)
             self.record(caller, operation, error.code, decision.details)

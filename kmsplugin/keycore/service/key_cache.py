@@ -123,7 +123,8 @@ class KeyCache:
 
     def _goes_on(self, sequence: int, changes: Changes) -> bool:
         """Tell whether the store is the one that was read before, with all that was in it then."""
-        return changes.epoch == self._epoch and changes.sequence >= sequence
+        # A first look names no keys, and another one may have filled the cache meanwhile.
+        return bool(sequence) and changes.epoch == self._epoch and changes.sequence >= sequence
 
     def drop(self, key_id: KeyId) -> None:
         """Forget one key here and its working copies in the token."""

@@ -225,6 +225,7 @@ class KmsProvider:
             outage=self._outage,
             seeds_readable=self._seeds_readable(),
             expires_at=keeper.ledger.expires_at,
+            uses_ratio=keeper.uses_ratio(),
         )
 
     def warnings(self) -> list[str]:

@@ -73,6 +73,8 @@ class KmsReport:
         from_keyring: the ledger is the keyring's; the store was not read since the start.
         seeds_readable: ``None`` while the token answers.
         expires_at: when the provider's key expires, which stops nothing.
+        uses_ratio: share of its uses that the active version has used up, 0.0 to 1.0;
+            ``None`` when it is not known.
     """
 
     status: KmsStatus
@@ -87,6 +89,7 @@ class KmsReport:
     outage: OutagePolicy
     seeds_readable: SeedsReadable | None
     expires_at: datetime | None
+    uses_ratio: float | None = None
 
 
 class SeedTimes:

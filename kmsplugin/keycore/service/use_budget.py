@@ -63,6 +63,7 @@ class UseBudget:
         self._left: dict[VersionId, int] = {}
         self._on_credit: set[VersionId] = set()
         self._low: set[VersionId] = set()
+        self._used: dict[VersionId, int] = {}
         self._lock = threading.Lock()
 
     def open_credit(self) -> None:
@@ -103,6 +104,15 @@ class UseBudget:
         """
         if self._left.get(version_id, 0) <= self._block // 2:
             self._reserve(version_id)
+
+    def used_ratio(self, version_id: VersionId) -> float | None:
+        """Return which share of its uses a version had used up at the last reservation here.
+
+        From memory. Uses in hand, of any process, count as used; at 1.0 no process gets
+        any more. ``None`` for a version that nothing was reserved for.
+        """
+        used = self._used.get(version_id)
+        return None if used is None else used / self._limit
 
     def settle(self) -> None:
         """Reserve a block for every version that soon needs one, in one write.
@@ -160,5 +170,6 @@ class UseBudget:
 
     def _warn_of(self, granted: dict[VersionId, int]) -> None:
         for version_id, used in self._store.uses(granted).items():
+            self._used[version_id] = used
             if used - granted[version_id] < self._limit // 2 <= used:
                 self._warn(version_id, used)

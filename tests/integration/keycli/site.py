@@ -45,7 +45,7 @@ class Site:
         """
         self.config.write_text(
             f'state_dir = "{self.state}"\n'
-            f'[provider]\nsocket = "{self.socket}"\nnode = "cp-1"\n'
+            f'[provider]\nsocket = "{self.socket}"\nnode = "cp-1"\nhealth_address = ""\n'
             f"[token]\n{token}\n{more}\n",
             encoding="utf-8",
         )

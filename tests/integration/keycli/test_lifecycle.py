@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 
 import yaml
 
+from testbed.audit import audit_lines
 from testbed.waiting import wait_until
 from tests.integration.keycli.site import Site, environment
 
@@ -41,8 +41,8 @@ def test_a_key_that_a_provider_needs_survives_a_deletion(site: Site) -> None:
 def test_the_commands_of_one_installation_are_audited(site: Site) -> None:
     site.run("instance", "create", "team-a")
 
-    lines = (site.state / "audit" / "cli.jsonl").read_text().splitlines()
-    assert [json.loads(line)["operation"] for line in lines] == ["init", "instance.create"]
+    lines = audit_lines(site.state, "cli")
+    assert [line["operation"] for line in lines] == ["init", "instance.create"]
 
 
 def test_a_rotation_waits_for_the_provider_that_runs(site: Site) -> None:

@@ -170,7 +170,7 @@ def test_a_password_file_open_to_others_is_refused(
 
     refused = empty.run("init")
 
-    assert refused.code == 2
+    assert refused.code == 3
     assert "open to other users" in refused.err
 
 

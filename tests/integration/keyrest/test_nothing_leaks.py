@@ -164,6 +164,6 @@ def test_no_planted_value_no_credential_and_no_pin_is_in_anything_that_was_writt
 
     assert found == set()
     names = {path.name for path in files}
-    assert {"rest.jsonl", "keyplane-rest.log", "keyplane.db"} <= names
+    assert {"rest.0.000001.jsonl", "keyplane-rest.log", "keyplane.db"} <= names
     assert len(needles) > 50
     assert all(len(needle) >= 8 for needle in needles)

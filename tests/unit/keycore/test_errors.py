@@ -65,6 +65,7 @@ def test_codes_never_change() -> None:
         "payload_not_allowed",
         "unauthenticated",
         "already_exists",
+        "audit_unavailable",
         "already_initialised",
         "ciphertext_malformed",
         "ciphertext_rejected",

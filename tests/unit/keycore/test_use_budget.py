@@ -401,3 +401,33 @@ def test_a_slow_reservation_stops_nobody_who_has_uses(
         finally:
             go_on.set()
         waiting.result(timeout=10)
+
+
+# --- how much is used up ------------------------------------------------------------
+
+
+def test_the_share_of_uses_is_known_after_a_reservation_and_not_before(
+    here: FakeInstallation, key: Key
+) -> None:
+    budget = UseBudget(here.store, block=10, limit=40)
+    assert budget.used_ratio(key.current.id) is None
+
+    budget.take(key.current.id)
+    assert budget.used_ratio(key.current.id) == 10 / 40
+
+
+def test_the_share_of_uses_counts_what_other_processes_have_reserved(
+    here: FakeInstallation, key: Key
+) -> None:
+    UseBudget(here.store, block=20, limit=40).take(key.current.id)
+    budget = UseBudget(here.store, block=10, limit=40)
+    budget.take(key.current.id)
+
+    assert budget.used_ratio(key.current.id) == 30 / 40
+
+
+def test_a_version_that_is_refused_has_used_up_all(here: FakeInstallation, key: Key) -> None:
+    budget = UseBudget(here.store, block=10, limit=40)
+    taken(budget, key.current.id)
+
+    assert budget.used_ratio(key.current.id) == 1.0

@@ -42,7 +42,14 @@ def test_the_wheel_holds_every_package_and_nothing_that_shadows(tmp_path: Path) 
     names = zipfile.ZipFile(wheel).namelist()
     packages = {name.split("/")[0] for name in names if not name.startswith("keyplane-")}
 
-    assert packages == {"keycore", "keyplugin", "keyrest", "keyoperator", "keycli"}
+    assert packages == {
+        "keycore",
+        "keywatch",
+        "keyplugin",
+        "keyrest",
+        "keyoperator",
+        "keycli",
+    }
     assert "keycore/adapters/migrations/versions/0001_first_schema.py" in names
     assert "keycore/py.typed" in names
 
@@ -57,7 +64,9 @@ def test_the_lock_file_pins_every_dependency_and_names_no_address() -> None:
     assert "://" not in lock
 
 
-@pytest.mark.parametrize("name", ["keycore", "keyplugin", "keyrest", "keyoperator", "keycli"])
+@pytest.mark.parametrize(
+    "name", ["keycore", "keywatch", "keyplugin", "keyrest", "keyoperator", "keycli"]
+)
 def test_a_package_is_found_in_its_own_root(name: str) -> None:
     spec = importlib.util.find_spec(name)
 

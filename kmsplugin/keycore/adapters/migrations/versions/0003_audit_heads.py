@@ -1,4 +1,4 @@
-"""Heads of the audit chains."""
+"""Heads of the audit chains, and an index for lists of all instances."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add a table."""
+    """Add a table and an index."""
     op.create_table(
         "audit_heads",
         sa.Column("chain", text(36), primary_key=True),
@@ -23,3 +23,4 @@ def upgrade() -> None:
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.Column("mac", sa.LargeBinary, nullable=False),
     )
+    op.create_index("ix_keys_list", "keys", ["id", "state", "kind", "expires_at"])
