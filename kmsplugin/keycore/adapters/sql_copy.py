@@ -35,10 +35,12 @@ def copy_rows(source: Connection, target: Connection, advance: Advance) -> None:
         target: likewise; what is there before is only what its migrations have put there.
         advance: told how many rows more were copied.
     """
-    for table in (t.changes, t.audit_heads):
-        target.execute(delete(table))
-    present = inspect(source).get_table_names()
-    for table in (table for table in t.metadata.sorted_tables if table.name in present):
+    present = {*inspect(source).get_table_names()} & {*inspect(target).get_table_names()}
+    tables = [table for table in t.metadata.sorted_tables if table.name in present]
+    for table in tables:
+        if table in (t.changes, t.audit_heads):
+            target.execute(delete(table))
+    for table in tables:
         into = _as_stored(table, target)
         for rows in _pages(source, table):
             target.execute(insert(into), [dict(row._mapping) for row in rows])  # noqa: SLF001

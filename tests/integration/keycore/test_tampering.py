@@ -51,9 +51,10 @@ IDENTITIES = {
 """Columns that say which row it is. A changed one makes the row unfindable by its
 name, and wrong under the new one; both are tested by moving and swapping rows."""
 
-PROVED_OTHERWISE = {"key_aliases", "receipts"}
+PROVED_OTHERWISE = {"audit_heads", "key_aliases", "receipts"}
 """An index that the signed list of a key must confirm, and rows whose MAC is checked
-when they are used; the unit tests of aliases and repeatable creates change them."""
+when they are used; the tests of aliases, of repeatable creates and of the audit change
+them."""
 
 COLUMNS = [
     (table.name, column.name)
