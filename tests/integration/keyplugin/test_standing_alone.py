@@ -99,7 +99,10 @@ def test_a_start_without_a_usable_store_serves_everything_in_good_health(
         assert (status.healthz, status.key_id) == ("ok", written.key_id)
         assert client.decrypt(written) == SEED
         assert client.encrypt(SEED).key_id == written.key_id
-        (warning,) = alone.logged("needs attention")[:1]
+        wait_until(
+            lambda: bool(alone.logged("needs attention")), what="a warning", within_seconds=10
+        )
+        warning = alone.logged("needs attention")[0]
         assert "what is known already is served on" in warning["warning"]
 
 
