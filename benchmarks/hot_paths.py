@@ -64,8 +64,12 @@ def raw_encryption(core: Core, version: object) -> Callable[[], object]:
     """Return one encryption with python-pkcs11 alone, on the token's own handle."""
     token = core.token
     assert isinstance(token, Pkcs11Token)  # noqa: S101  (the benchmark knows what it opened)
-    token.encrypt(WrappedKey(version.id, version.wrapped), SEED, b"")  # type: ignore[attr-defined]
-    handle, session = token._handles[version.id], token._session  # type: ignore[attr-defined]  # noqa: SLF001
+    lanes = token._lanes  # noqa: SLF001
+    lane = lanes.take()
+    assert lane.login is not None  # noqa: S101  (nobody has taken the token away)
+    session = lane.login.session
+    handle = lane.working_copy(lane.login, WrappedKey(version.id, version.wrapped))  # type: ignore[attr-defined]
+    lanes.give_back(lane)
 
     def encrypt() -> object:
         nonce = session.generate_random(96)
