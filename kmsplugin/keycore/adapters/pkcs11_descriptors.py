@@ -1,6 +1,6 @@
 """Keeps a module's second close of a file descriptor from hitting somebody else's.
 
-openCryptoki 3.19 opens a lock file when it is loaded and closes it in every
+openCryptoki 3.8.1 opens a lock file when it is loaded and closes it in every
 `C_Finalize`, so from the second one on it closes whatever has got that number since: a
 listening socket, a database. What `C_Finalize` closes therefore gets a descriptor of
 `/dev/null` in its place, and nothing that matters ever has the number.
