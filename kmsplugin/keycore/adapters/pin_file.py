@@ -55,7 +55,7 @@ class PinFile:
             SettingsError: as :meth:`read`.
             TokenUnavailableError: another process is at its login for very long.
         """
-        with self._one_at_a_time():
+        with self.no_login_elsewhere():
             pin, identity = self._read()
             cut_off = self._cut_off(identity)
             if self._marked() == f"{identity} {_REFUSED}" or cut_off >= CUT_OFF_MAX:
@@ -104,7 +104,13 @@ class PinFile:
         return pin, _identity(status)
 
     @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
+    def no_login_elsewhere(self) -> Iterator[None]:
+        """Keep all other processes from logging in meanwhile.
+
+        Raises:
+            TokenUnavailableError: one of them has been at it for too long.
+            SettingsError: the lock file cannot be used.
+        """
         lock = self.marker.with_suffix(".lock")
         with ExitStack() as stack:
             try:

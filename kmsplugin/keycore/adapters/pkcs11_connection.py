@@ -65,10 +65,20 @@ class Connection:
         self._writable = writable
         self._login_lock = threading.Lock()
         self.logins = 0
-        self.token = module.token(place.label, place.serial)
+        self.token = self._find(place)
         # From now on it must be this one, whatever else has the same label.
         self._place = TokenPlace(place.label, serial_of(self.token))
         self.anchor = self._log_in()
+
+    def _find(self, place: TokenPlace) -> pkcs11.Token:
+        try:
+            return self._module.token(place.label, place.serial)
+        except (TokenSetupError, TokenUnavailableError):
+            # SoftHSM writes the token's file at each login, and has a token without a name
+            # for whoever begins to read it then. Nobody logs in under this lock.
+            with self._pin_file.no_login_elsewhere():
+                self._module.reinitialise()
+                return self._module.token(place.label, place.serial)
 
     @property
     def guard(self) -> Guard:
