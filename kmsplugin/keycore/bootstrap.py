@@ -368,7 +368,7 @@ def not_initialised(settings: Settings) -> SetupError:
     """Return the error for a state directory without a finished store."""
     if not settings.store.embedded:
         return NotInitialisedError(
-            f"this host does not belong to the installation yet; {settings.state_dir} is empty",
+            f"this host does not belong to an installation yet ({settings.state_dir})",
             hint="run: keyplane init for a new installation, or keyplane join for one that exists",
         )
     if was_initialised(settings):

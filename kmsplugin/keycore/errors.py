@@ -44,6 +44,7 @@ clients rely on it::
     └── UnavailableError              try again
         ├── TokenUnavailableError
         ├── StoreUnavailableError
+        │   └── StoreUnconfirmedError   it may have been done
         ├── AuditUnavailableError
         └── IssuerUnavailableError
 """
@@ -355,6 +356,12 @@ class StoreUnavailableError(UnavailableError):
     """The store cannot be read or written at the moment."""
 
     code = "store_unavailable"
+
+
+class StoreUnconfirmedError(StoreUnavailableError):
+    """The answer to a commit was lost: the change may have been made, or not."""
+
+    code = "store_unconfirmed"
 
 
 class AuditUnavailableError(UnavailableError):

@@ -112,9 +112,12 @@ def initialise(
     # master keys is of no use.
     with exclusive(settings.state_dir / _LOCK_NAME), ExitStack() as stack:
         _refuse_if_finished(settings)
-        token = stack.enter_context(closing(_make_token(settings, progress)))
         progress("make the store")
         store = stack.enter_context(closing(SqlStore.create(store_place(settings))))
+        # Of another host, likewise.
+        stack.enter_context(store.alone_at_setup())
+        _refuse_if_finished(settings)
+        token = stack.enter_context(closing(_make_token(settings, progress)))
         audit = open_audit(settings, caller.face, token, store)
         stack.callback(audit.close)
         with Auditor(audit, SystemClock()).decision(caller, "init") as decision:
@@ -134,7 +137,8 @@ def join(settings: Settings, caller: Caller, *, pin_from: Path | None = None) ->
         settings: where things are; ``store.postgresql`` must be set.
         caller: for the audit line.
         pin_from: a file with the user PIN, which is copied to the PIN file of the settings
-            with mode 0600; ``None`` when it is there already.
+            with mode 0600; ``None`` when it is there already. A host that has joined
+            keeps the PIN that it has.
 
     Raises:
         SetupError: directory, module, token, PIN or store unusable, or the store was
@@ -149,7 +153,7 @@ def join(settings: Settings, caller: Caller, *, pin_from: Path | None = None) ->
     _make_state_dir(settings.state_dir)
     with exclusive(settings.state_dir / _LOCK_NAME), ExitStack() as stack:
         if pin_from is not None:
-            _copy_pin(pin_from, settings.pin_file)
+            _copy_pin(pin_from, settings)
         _require_embedded_token(settings)
         token = stack.enter_context(closing(open_token(settings)))
         store = stack.enter_context(closing(SqlStore.open(store_place(settings))))
@@ -177,7 +181,8 @@ def _mark_finished(settings: Settings, installation: Installation) -> None:
     replace_durably(settings.finished_marker, marker, mode=0o600)
 
 
-def _copy_pin(source: Path, target: Path) -> None:
+def _copy_pin(source: Path, settings: Settings) -> None:
+    target = settings.pin_file
     try:
         pin = source.read_bytes().strip()
     except OSError as error:
@@ -188,6 +193,11 @@ def _copy_pin(source: Path, target: Path) -> None:
     if target.is_file() and target.read_bytes().strip() == pin:
         # A PIN file that changes gets one more try, and this one has not.
         return
+    if settings.finished_marker.is_file():
+        raise SettingsError(
+            f"this host uses another PIN than the one in {source}; nothing was changed",
+            hint=f"if the token's PIN is a new one, write it to {target}",
+        )
     target.parent.mkdir(mode=0o700, exist_ok=True)
     replace_durably(target, pin + b"\n", mode=0o600)
 
@@ -237,13 +247,17 @@ def _refuse_if_finished(settings: Settings) -> None:
             raise missing_store(settings)
         return
     if not settings.store.embedded and not settings.finished_marker.is_file():
-        raise AlreadyInitialisedError(
-            "the store holds an installation already; nothing was changed",
-            hint="add this host to it: keyplane join",
-        )
+        raise _store_in_use()
     raise AlreadyInitialisedError(
         f"{settings.state_dir} is initialised; nothing was changed",
         hint="see: keyplane status",
+    )
+
+
+def _store_in_use() -> AlreadyInitialisedError:
+    return AlreadyInitialisedError(
+        "the store holds an installation already; nothing was changed",
+        hint="add this host to it: keyplane join",
     )
 
 
@@ -277,6 +291,8 @@ def _write_first_rows(store: SqlStore, token: Pkcs11Token, namespace: str) -> In
     instance = Instance(InstanceId(new_uuid()), DEFAULT_INSTANCE, namespace, now)
     installation = Installation(new_uuid(), description.label, description.serial, now)
     with Records(store, token).writing() as unit:
+        if unit.installation() is not None:
+            raise _store_in_use()
         unit.save_instance(instance)
         unit.save_installation(installation)
     return Initialised(installation, instance, description)

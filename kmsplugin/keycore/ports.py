@@ -395,8 +395,8 @@ class Store(Protocol):
 
         When the block has been left without an exception, its writes survive a
         crash of the process and of the machine. When it was left by a
-        ``StoreUnavailableError`` that says so, the answer to the commit was lost, and
-        they may have been made as well.
+        ``StoreUnconfirmedError``, the answer to the commit was lost, and they may have
+        been made as well.
         """
 
     def version(self) -> int:

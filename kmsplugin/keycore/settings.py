@@ -419,7 +419,7 @@ class Settings(BaseSettings):
 
     @property
     def audit_dir(self) -> Path:
-        """Where audit files lie, one for each face."""
+        """Where the files of the audit chains lie."""
         return self.state_dir / "audit"
 
     @classmethod

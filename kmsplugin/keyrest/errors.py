@@ -38,6 +38,7 @@ from keycore.errors import (
     PayloadRequiredError,
     RotationPendingError,
     SetupError,
+    StoreUnconfirmedError,
     TooManyRequestsError,
     UnauthenticatedError,
     UnavailableError,
@@ -191,6 +192,13 @@ FAULTS: Mapping[type[KeyplaneError], Fault] = {
         "UNAVAILABLE_ERR",
         "token, store or issuer does not answer; nothing was done",
         headline="Unavailable Experiencing delays. Please try again in few minutes.",
+    ),
+    StoreUnconfirmedError: Fault(
+        503,
+        "UNCONFIRMED_ERR",
+        "the store did not confirm the change, which may or may not have been made; "
+        "look before you repeat it",
+        headline="Unavailable The outcome is not known. Please look before you try again.",
     ),
     AuditUnavailableError: Fault(
         503,

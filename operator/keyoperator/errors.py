@@ -80,6 +80,7 @@ DISPOSITIONS: Mapping[type[Exception], Disposition] = {
     core.UnavailableError: Disposition("Unavailable", _LATER),
     core.TokenUnavailableError: Disposition("TokenUnavailable", _LATER),
     core.StoreUnavailableError: Disposition("StoreUnavailable", _LATER),
+    core.StoreUnconfirmedError: Disposition("StoreUnavailable", _LATER),
     core.AuditUnavailableError: Disposition("AuditUnavailable", _LATER),
     core.IssuerUnavailableError: Disposition("Unavailable", _LATER),
     cluster.ClusterError: _UNKNOWN,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import errors
 from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_attempts, conninfo_to_dict
+from psycopg.errors import ConnectionTimeout
 
 from keycore.adapters.postgresql_patience import SilentError, patience
 from keycore.adapters.sql_place import PostgresqlPlace
@@ -39,8 +43,10 @@ SELECT pg_is_in_recovery(),
 """The server gives up by itself too. An acknowledged write is on disk, and on the
 synchronous standbys if there are any, whatever the server's default is."""
 
-_IDLE_FACTOR: Final = 6
-"""A transaction of ours waits for the HSM, and never for longer than that many deadlines."""
+_IDLE_FACTOR: Final = 2
+"""A writer waits for the HSM now and then, and never for longer than that many deadlines.
+
+If its host dies meanwhile, all other writers wait as long."""
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -78,34 +84,85 @@ class BoundedConnection(psycopg.Connection[Any]):
             raise SilentError(f"no answer within {seconds:.1f} seconds") from None
 
 
-def connect(place: PostgresqlPlace, *, autocommit: bool = False) -> BoundedConnection:
-    """Open a connection to a server that takes writes.
+class Route:
+    """The way to the server of a place that takes writes. Threads may share it."""
+
+    def __init__(self, place: PostgresqlPlace) -> None:
+        """Connect to nothing yet."""
+        self._place = place
+        self._silent: set[_Address] = set()
+
+    def connect(self, *, autocommit: bool = False) -> BoundedConnection:
+        """Open a connection.
+
+        Every address of every host is tried, in the order of the place; those that said
+        nothing the last time come last, because each of them takes seconds.
+
+        Raises:
+            psycopg.Error: no address has such a server, or it refuses us.
+            SettingsError: the password file cannot be used.
+        """
+        seconds = self._place.deadline.total_seconds()
+        until = time.monotonic() + patience.left(seconds)
+        failure: psycopg.Error | None = None
+        addresses = sorted(_addresses(self._place), key=lambda given: _name(given) in self._silent)
+        for number, address in enumerate(addresses):
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                connection = _connect(
+                    address, seconds, left / (len(addresses) - number), autocommit=autocommit
+                )
+            except psycopg.Error as error:
+                failure = error
+                self._note(address, silent=isinstance(error, SilentError | ConnectionTimeout))
+            else:
+                self._note(address, silent=False)
+                return connection
+        if failure is None:
+            # Those who only waited for other threads know nothing of the server.
+            kind = SilentError if patience.was_vain else psycopg.OperationalError
+            failure = kind(f"no connection within {seconds:g} seconds")
+        raise failure
+
+    def _note(self, address: Mapping[str, Any], *, silent: bool) -> None:
+        (self._silent.add if silent else self._silent.discard)(_name(address))
+
+
+_Address: TypeAlias = tuple[object, ...]
+
+
+def _name(address: Mapping[str, Any]) -> _Address:
+    return tuple(address.get(name) for name in ("host", "hostaddr", "port"))
+
+
+def _addresses(place: PostgresqlPlace) -> list[dict[str, Any]]:
+    """Return what each address of each host is to be connected to with.
 
     Raises:
-        psycopg.Error: there is none, or it refuses us.
+        psycopg.OperationalError: no host has one.
         SettingsError: the password file cannot be used.
     """
     seconds = place.deadline.total_seconds()
-    given = psycopg.conninfo.conninfo_to_dict(place.conninfo)
-    left = patience.left(seconds)
-    if left <= 0:
-        # Those who only waited for other threads know nothing of the server.
-        kind = SilentError if patience.was_vain else psycopg.OperationalError
-        raise kind(f"no connection within {seconds:g} seconds")
-    # The driver takes so long for each of them.
-    hosts = 1 + max(str(given.get(name, "")).count(",") for name in ("host", "hostaddr"))
     ours: dict[str, Any] = {
-        "connect_timeout": max(_CONNECT_SECONDS_MIN, round(left / hosts)),
         "tcp_user_timeout": round(seconds * 1000),
         "keepalives_idle": max(1, round(seconds)),
         "keepalives_interval": max(1, round(seconds / 3)),
         "keepalives_count": 3,
         "application_name": "keyplane",
     }
-    missing = {name: value for name, value in ours.items() if name not in given}
     if place.password_file is not None:
-        missing["password"] = _password(place.password_file)
-    connection = BoundedConnection.connect(place.conninfo, autocommit=True, **missing)
+        ours["password"] = _password(place.password_file)
+    return list(conninfo_attempts({**ours, **conninfo_to_dict(place.conninfo)}))
+
+
+def _connect(
+    address: Mapping[str, Any], seconds: float, timeout: float, *, autocommit: bool
+) -> BoundedConnection:
+    # The driver would take that long for each of many addresses, so it gets one at a time.
+    limits = {"connect_timeout": max(_CONNECT_SECONDS_MIN, round(timeout)), **address}
+    connection = BoundedConnection.connect(autocommit=True, **limits)
     connection.deadline_seconds = seconds + 1
     try:
         _prepare(connection, seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import psycopg
@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    RootTransaction,
     Text,
     cast,
     create_engine,
@@ -22,15 +23,17 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from keycore.adapters import sql_tables as t
-from keycore.adapters.postgresql_connection import connect
-from keycore.adapters.postgresql_listener import Listener
+from keycore.adapters.postgresql_connection import BoundedConnection, Route
+from keycore.adapters.postgresql_listener import CHANNEL, Listener
 from keycore.adapters.postgresql_patience import Silence, patience
 from keycore.adapters.sql_database import READERS_MAX
 from keycore.adapters.sql_place import PostgresqlPlace
-from keycore.errors import SettingsError, StoreUnavailableError
+from keycore.errors import SettingsError, StoreUnavailableError, StoreUnconfirmedError
 
 _UPGRADE_LOCK: Final = 0x6B6579706C616E65
 """Any number that nobody else takes; these are the letters of keyplane."""
+
+_SETUP_LOCK: Final = _UPGRADE_LOCK + 1
 
 
 class PostgresqlDatabase:
@@ -39,6 +42,7 @@ class PostgresqlDatabase:
     def __init__(self, place: PostgresqlPlace) -> None:
         """Use the database; nothing is connected before the first transaction."""
         self._place = place
+        self._route = Route(place)
         self._silence = Silence()
         self._reading = self._engine(
             READERS_MAX, isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -67,25 +71,54 @@ class PostgresqlDatabase:
         """When the server was started: it tells a promoted standby from the old primary."""
         return cast(func.date_part("epoch", func.pg_postmaster_start_time()), Text)
 
-    @property
-    def confirms_commits(self) -> bool:
-        """The answer to a commit can be lost on its way."""
-        return False
-
     def check(self) -> None:
         """Do nothing: a connection belongs to the server that it was opened to."""
 
-    def become_only_writer(self, connection: Connection) -> None:
+    def become_only_writer(self, connection: Connection) -> int:
         """Lock the row that every write changes.
 
         Numbers of writes are then in the order of their commits, and what a writer
         reads is what it will replace, as with the embedded store.
         """
-        connection.execute(select(t.changes.c.sequence).with_for_update())
+        # Without that one row there would be no lock, so it must be there.
+        locked = select(t.changes.c.sequence).with_for_update()
+        newest: int = connection.execute(locked).scalar_one()
+        return newest
 
     def become_only_upgrader(self, connection: Connection) -> None:
         """Take a lock that needs no table."""
         connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
+
+    @contextmanager
+    def alone_at_setup(self) -> Iterator[None]:
+        """Hold a lock of a session that does nothing else, and ends it by its own end."""
+        with ExitStack() as stack:
+            with self.errors():
+                connection = stack.enter_context(self._reading.connect())
+                stack.callback(connection.invalidate)
+                session = connection.execution_options(isolation_level="AUTOCOMMIT")
+                session.execute(select(func.pg_advisory_lock(_SETUP_LOCK)))
+            yield
+
+    def announce(self, connection: Connection, *, since: int) -> None:
+        """Have the server notify all listeners at the commit."""
+        counted = t.changes.c.sequence > since
+        connection.execute(select(func.pg_notify(CHANNEL, "")).where(counted))
+
+    def commit(self, transaction: RootTransaction) -> None:
+        """Commit; the answer can be lost on its way.
+
+        Raises:
+            StoreUnconfirmedError: it was.
+        """
+        try:
+            transaction.commit()
+        except DBAPIError as error:
+            self._silence.note(error.orig)
+            raise StoreUnconfirmedError(
+                "the store did not confirm the change, which may or may not have been made",
+                hint="look whether it was made before you repeat it",
+            ) from None
 
     def version(self) -> int:
         """Return a number that is another one after any commit, from memory.
@@ -97,7 +130,7 @@ class PostgresqlDatabase:
         if listener is None:
             with self._lock:
                 if self._listener is None:
-                    self._listener = Listener(self._place)
+                    self._listener = Listener(self._route)
                 listener = self._listener
         return listener.version
 
@@ -126,9 +159,6 @@ class PostgresqlDatabase:
                 f"the store did not answer: {reason_of(error.orig)}",
                 hint="check that PostgreSQL runs, is reached, and lets this user in",
             ) from None
-        except SettingsError as error:
-            # The password's file, which is read again for each connection.
-            raise StoreUnavailableError(error.message, hint=error.hint) from None
         except psycopg.Error as error:
             self._silence.note(error)
             raise StoreUnavailableError(f"the store did not answer: {reason_of(error)}") from None
@@ -147,10 +177,17 @@ class PostgresqlDatabase:
         self._reading.dispose()
         self._writing.dispose()
 
+    def _connect(self) -> BoundedConnection:
+        try:
+            return self._route.connect()
+        except SettingsError as error:
+            # The password's file, which is read again for each connection.
+            raise StoreUnavailableError(error.message, hint=error.hint) from None
+
     def _engine(self, connections: int, **options: Any) -> Engine:
         engine = create_engine(
             "postgresql+psycopg://",
-            creator=lambda: connect(self._place),
+            creator=self._connect,
             execution_options=options,
             hide_parameters=True,
             pool_size=connections,

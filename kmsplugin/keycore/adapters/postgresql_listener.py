@@ -9,11 +9,12 @@ from typing import Final
 import psycopg
 import structlog
 
-from keycore.adapters.postgresql_connection import connect
-from keycore.adapters.sql_place import PostgresqlPlace
-from keycore.adapters.sql_rows import CHANNEL
+from keycore.adapters.postgresql_connection import Route
 from keycore.errors import KeyplaneError
 from keycore.threads import start_daemon
+
+CHANNEL: Final = "keyplane_changes"
+"""What the server notifies everybody on who listens, at each commit of a change."""
 
 _RETRY_SECONDS: Final = 1.0
 
@@ -35,12 +36,13 @@ class Listener:
         listening: whether notifications come in now.
     """
 
-    def __init__(self, place: PostgresqlPlace) -> None:
+    def __init__(self, route: Route) -> None:
         """Begin to listen."""
-        self._place = place
+        self._route = route
         self._closed = threading.Event()
         self._lock = threading.Lock()
-        self.version = 0
+        # No number of an earlier listener, which somebody may remember.
+        self.version = time.monotonic_ns()
         self.listening = False
         start_daemon(self._run, "store-listener")
 
@@ -54,17 +56,28 @@ class Listener:
         self._closed.set()
 
     def _run(self) -> None:
+        known = ""
         while not self._closed.is_set():
-            try:
-                self._listen()
-            except (psycopg.Error, KeyplaneError) as error:
-                if self.listening and not self._closed.is_set():
-                    _log.warning("the store's notifications stopped", reason=type(error).__name__)
-            self.listening = False
+            fault = self._failure()
+            if fault and fault != known and not self._closed.is_set():
+                _log.warning("the store's notifications do not come", reason=fault)
+            known, self.listening = fault, False
             self._closed.wait(_RETRY_SECONDS)
 
+    def _failure(self) -> str:
+        """Listen for as long as that goes well, and return the name of what ended it."""
+        try:
+            self._listen()
+        except (psycopg.Error, KeyplaneError) as error:
+            return type(error).__name__
+        except Exception as error:  # noqa: BLE001 - see below.
+            # Without this thread nobody would listen any more.
+            _log.exception("listening to the store failed unexpectedly")
+            return type(error).__name__
+        return ""
+
     def _listen(self) -> None:
-        with connect(self._place, autocommit=True) as connection:
+        with self._route.connect(autocommit=True) as connection:
             connection.execute(f"LISTEN {CHANNEL}")
             # Nobody knows what was written before.
             self.count()

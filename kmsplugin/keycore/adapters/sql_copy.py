@@ -6,7 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, Final
 
-from sqlalchemy import Connection, MetaData, Row, Table, delete, func, insert, inspect, select
+from sqlalchemy import (
+    Connection,
+    MetaData,
+    Row,
+    Table,
+    delete,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
 
 from keycore.adapters import sql_tables as t
 from keycore.errors import StoreSetupError
@@ -38,13 +50,20 @@ def copy_rows(source: Connection, target: Connection, advance: Advance) -> None:
     present = {*inspect(source).get_table_names()} & {*inspect(target).get_table_names()}
     tables = [table for table in t.metadata.sorted_tables if table.name in present]
     for table in tables:
-        if table in (t.changes, t.audit_heads):
+        if table is t.audit_heads:
             target.execute(delete(table))
     for table in tables:
         into = _as_stored(table, target)
+        # Every writer locks the one row of changes, which therefore must stay the same one.
+        statement = update(into) if table is t.changes else insert(into)
         for rows in _pages(source, table):
-            target.execute(insert(into), [dict(row._mapping) for row in rows])  # noqa: SLF001
+            target.execute(statement, [dict(row._mapping) for row in rows])  # noqa: SLF001
             advance(len(rows))
+    if target.dialect.name == "postgresql":
+        # By itself the server counts new rows after a minute, and until then it would
+        # read all keys to find the few that were changed.
+        for table in tables:
+            target.execute(text(f"ANALYZE {table.name}"))
 
 
 def compare_rows(source: Connection, target: Connection, advance: Advance) -> None:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from sqlalchemy import ColumnElement, Connection, Engine
+from sqlalchemy import ColumnElement, Connection, Engine, RootTransaction
 
 READERS_MAX: Final = 15
 """Connections of one process that read at the same time."""
-
-BUSY_SECONDS: Final = 5
-"""How long a writer waits for another one before the store counts as unavailable."""
 
 
 class Database(Protocol):
@@ -33,10 +30,6 @@ class Database(Protocol):
     def epoch(self) -> ColumnElement[str]:
         """What SQL gives another value for once the database may have lost writes."""
 
-    @property
-    def confirms_commits(self) -> bool:
-        """Whether a commit that failed has certainly not been made."""
-
     def check(self) -> None:
         """Find out what no statement would tell.
 
@@ -44,17 +37,39 @@ class Database(Protocol):
             StoreUnavailableError: this is not the database any more that was opened.
         """
 
-    def become_only_writer(self, connection: Connection) -> None:
-        """Keep all other writers out until the end of the transaction."""
+    def become_only_writer(self, connection: Connection) -> int:
+        """Keep all other writers out until the end of the transaction.
+
+        Returns:
+            What :meth:`announce` needs.
+        """
 
     def become_only_upgrader(self, connection: Connection) -> None:
         """The same for a database that has no tables yet."""
+
+    def alone_at_setup(self) -> AbstractContextManager[None]:
+        """Keep others from setting up an installation in it; see ``SqlStore``."""
+
+    def announce(self, connection: Connection, *, since: int) -> None:
+        """Let every process hear at the commit, if the transaction has counted a write.
+
+        Args:
+            connection: inside the transaction.
+            since: what :meth:`become_only_writer` returned.
+        """
+
+    def commit(self, transaction: RootTransaction) -> None:
+        """Commit, inside :meth:`errors`.
+
+        Raises:
+            StoreUnconfirmedError: nobody knows whether the commit was made.
+        """
 
     def version(self) -> int:
         """Return a number that is another one after any commit; never raises."""
 
     def written(self) -> None:
-        """Take note of a commit by this process."""
+        """Take note that this process has committed what it announced."""
 
     def scrub(self, connection: Connection) -> bool:
         """Overwrite what deleted rows have left, where that is possible.

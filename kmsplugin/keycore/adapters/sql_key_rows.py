@@ -136,8 +136,7 @@ class SqlKeyRows:
 
     def _save_aliases(self, key: Key) -> None:
         aliases = t.key_aliases
-        known = select(aliases.c.alias).where(aliases.c.key_id == key.id)
-        before = set(self._connection.execute(known).scalars())
+        before = set(self._connection.execute(_ALIASES_OF, {"key": key.id}).scalars())
         if before == set(key.aliases):
             return
         self._connection.execute(delete(aliases).where(aliases.c.key_id == key.id))
@@ -170,6 +169,8 @@ _VERSIONS_OF = (
     .where(t.key_versions.c.key_id == bindparam("key"))
     .order_by(t.key_versions.c.number)
 )
+
+_ALIASES_OF = select(t.key_aliases.c.alias).where(t.key_aliases.c.key_id == bindparam("key"))
 
 _VERSIONS = (
     select(t.key_versions)

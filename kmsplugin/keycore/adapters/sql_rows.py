@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Insert,
     Row,
     Table,
+    Update,
+    bindparam,
     delete,
-    func,
     insert,
     select,
     update,
@@ -29,9 +32,6 @@ from keycore.domain.instances import Installation, Instance
 from keycore.domain.providers import Activation, ActivationState, Node, Provider
 from keycore.errors import AlreadyExistsError, IntegrityError
 from keycore.ports import Signed, SignedT
-
-CHANNEL = "keyplane_changes"
-"""What PostgreSQL notifies everybody on who listens, at each commit of a change."""
 
 Values = Mapping[str, Any]
 
@@ -56,10 +56,17 @@ def read_as(kind: str, record_id: str) -> Iterator[None]:
 
 def upsert(connection: Connection, table: Table, identity: Values, values: Values) -> None:
     """Update the row with that identity, or insert it."""
-    matches = [table.c[name] == value for name, value in identity.items()]
-    changed = connection.execute(update(table).where(*matches).values(**values))
-    if changed.rowcount == 0:
-        connection.execute(insert(table).values(**identity, **values))
+    changing, adding = _upserting(table, tuple(identity))
+    own = {f"own_{name}": value for name, value in identity.items()}
+    if connection.execute(changing, {**values, **own}).rowcount == 0:
+        connection.execute(adding, {**identity, **values})
+
+
+@cache
+def _upserting(table: Table, identity: tuple[str, ...]) -> tuple[Update, Insert]:
+    # To build a statement anew takes longer than to run it.
+    matches = [table.c[name] == bindparam(f"own_{name}") for name in identity]
+    return update(table).where(*matches), insert(table)
 
 
 class SqlProviderRows:
@@ -258,9 +265,11 @@ def _instance(row: Row[Any]) -> Signed[Instance]:
 
 
 def bump(connection: Connection) -> int:
-    """Count one more write, tell everybody at its commit, and return its number."""
-    connection.execute(update(t.changes).values(sequence=t.changes.c.sequence + 1))
-    newest: int = connection.execute(select(t.changes.c.sequence)).scalar_one()
-    if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_notify(CHANNEL, "")))
+    """Count one more write, and return its number."""
+    connection.execute(_COUNT_WRITE)
+    newest: int = connection.execute(_NEWEST_WRITE).scalar_one()
     return newest
+
+
+_COUNT_WRITE = update(t.changes).values(sequence=t.changes.c.sequence + 1)
+_NEWEST_WRITE = select(t.changes.c.sequence)

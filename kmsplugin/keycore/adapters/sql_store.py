@@ -7,8 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, RootTransaction, bindparam, inspect, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, bindparam, inspect, select, text, update
 
 from keycore.adapters import sql_tables as t
 from keycore.adapters.sql_copy import compare_rows, copy_rows, count_rows
@@ -126,10 +125,25 @@ class SqlStore:
         """Open the only writer; commit on leaving, roll back on an exception.
 
         Raises:
+            StoreUnconfirmedError: nobody knows whether the commit was made.
             StoreUnavailableError: the store did not answer; nothing was written.
         """
-        with self._writer() as connection:
+        database = self._database
+        with self._transaction() as connection:
+            before = database.become_only_writer(connection)
             yield _transaction(connection)
+            database.announce(connection, since=before)
+        database.written()
+
+    @contextmanager
+    def alone_at_setup(self) -> Iterator[None]:
+        """Keep others on this store, of any host, from setting up an installation meanwhile.
+
+        Raises:
+            StoreUnavailableError: another one took too long, or the store did not answer.
+        """
+        with self._database.alone_at_setup():
+            yield
 
     def version(self) -> int:
         """Return a number that is another one after any commit, of other processes too."""
@@ -155,7 +169,7 @@ class SqlStore:
         """Reserve up to ``count`` uses of each version and return how many were granted.
 
         Raises:
-            StoreUnavailableError: the store did not answer; nothing was reserved.
+            StoreUnavailableError: the store did not answer; what it reserved yet is lost.
         """
         with self._writer() as connection:
             used = _uses(connection, version_ids)
@@ -169,7 +183,7 @@ class SqlStore:
         """Count the start of a process unless ``limit`` were counted, and tell whether.
 
         Raises:
-            StoreUnavailableError: the store did not answer; nothing was counted.
+            StoreUnavailableError: the store did not answer; the start may be counted yet.
         """
         starts = t.changes.c.starts
         with self._writer() as connection:
@@ -191,7 +205,7 @@ class SqlStore:
         """Insert or replace the head of its chain; nothing that others must read changes.
 
         Raises:
-            StoreUnavailableError: the store did not answer; nothing was written.
+            StoreUnavailableError: the store did not answer; it may be written yet.
         """
         values = {
             "node": head.node,
@@ -202,7 +216,7 @@ class SqlStore:
             "mac": head.mac,
         }
         # Each chain has one process that writes it, and nobody caches heads.
-        with self._writer(alone=False) as connection:
+        with self._transaction() as connection:
             upsert(connection, t.audit_heads, {"chain": head.chain}, values)
 
     def audit_heads(self) -> Sequence[AuditHead]:
@@ -270,7 +284,13 @@ class SqlStore:
             yield connection
 
     @contextmanager
-    def _writer(self, *, alone: bool = True) -> Iterator[Connection]:
+    def _writer(self) -> Iterator[Connection]:
+        with self._transaction() as connection:
+            self._database.become_only_writer(connection)
+            yield connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
         database = self._database
         database.check()
         with (
@@ -278,13 +298,8 @@ class SqlStore:
             database.writing.connect() as connection,
             connection.begin() as transaction,
         ):
-            if alone:
-                database.become_only_writer(connection)
             yield connection
-            if not database.confirms_commits:
-                _commit_unconfirmed(transaction)
-        if alone:
-            database.written()
+            database.commit(transaction)
 
     def _ensure_schema(self) -> None:
         revision = self.revision()
@@ -342,21 +357,6 @@ def _database(place: Place) -> Database:
     from keycore.adapters.postgresql_database import PostgresqlDatabase  # noqa: PLC0415
 
     return PostgresqlDatabase(place)
-
-
-def _commit_unconfirmed(transaction: RootTransaction) -> None:
-    """Commit where the answer can be lost on its way.
-
-    Raises:
-        StoreUnavailableError: it was lost, and nobody knows whether the commit was made.
-    """
-    try:
-        transaction.commit()
-    except DBAPIError:
-        raise StoreUnavailableError(
-            "the store did not confirm the change, which may or may not have been made",
-            hint="look whether it was made before you repeat it",
-        ) from None
 
 
 def _revision(database: Database) -> str | None:

@@ -7,13 +7,26 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import URL, ColumnElement, Connection, Engine, create_engine, event, literal, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    RootTransaction,
+    create_engine,
+    event,
+    literal,
+    text,
+)
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from keycore.adapters.sql_database import BUSY_SECONDS, READERS_MAX
+from keycore.adapters.sql_database import READERS_MAX
 from keycore.errors import StoreUnavailableError
+
+BUSY_SECONDS: Final = 5
+"""How long a writer waits for another one before the store counts as unavailable."""
 
 
 class SqliteDatabase:
@@ -51,11 +64,6 @@ class SqliteDatabase:
         """Nothing: a file that was replaced is not read at all."""
         return literal("")
 
-    @property
-    def confirms_commits(self) -> bool:
-        """A commit that failed is undone."""
-        return True
-
     def check(self) -> None:
         """Find out whether the file is still the one that was opened.
 
@@ -71,16 +79,29 @@ class SqliteDatabase:
                 hint="put it back, or restart keyplane to use the new one",
             )
 
-    def become_only_writer(self, connection: Connection) -> None:  # noqa: ARG002 - BEGIN did it.
+    def become_only_writer(self, connection: Connection) -> int:  # noqa: ARG002 - BEGIN did it.
         """Look once more whether the file is still there, now that nobody else writes.
 
         Raises:
             StoreUnavailableError: it was taken away while this writer waited.
         """
         self.check()
+        return 0
 
     def become_only_upgrader(self, connection: Connection) -> None:
         """Do nothing, likewise."""
+
+    @contextmanager
+    def alone_at_setup(self) -> Iterator[None]:
+        """Do nothing: whoever sets up has locked the state directory, in which the file is."""
+        yield
+
+    def announce(self, connection: Connection, *, since: int) -> None:
+        """Do nothing: SQLite counts commits by itself."""
+
+    def commit(self, transaction: RootTransaction) -> None:
+        """Commit; if that fails, it was not made."""
+        transaction.commit()
 
     def version(self) -> int:
         """Return a number that is another one after any commit, of other processes too.

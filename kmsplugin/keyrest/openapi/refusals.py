@@ -72,6 +72,8 @@ _MEANINGS: Mapping[str, str] = {
     "TOO_MANY_REQUESTS_ERR": "The caller asks more often than it may.",
     "UNAUTHORIZED_ERR": "There is no bearer token, or none that proves who the caller is.",
     "UNAVAILABLE_ERR": "HSM, store or issuer do not answer; the same request may succeed later.",
+    "UNCONFIRMED_ERR": "The store did not confirm the change, which may or may not have been"
+    " made; look before you repeat it.",
     "UNPROCESSABLE_CIPHERTEXT_ERR": "The ciphertext does not open under this key and AAD; which"
     " of them is wrong is never told.",
     "UNSUPPORTED_MEDIA_TYPE_ERR": "The body is declared to be something else than JSON.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -115,6 +116,40 @@ def test_a_host_with_another_token_cannot_join(shared: Site, second: Site, site:
     assert refused.code == 2
     assert "was not signed by this token" in refused.err
     assert second.run("keys", "list").code == 2
+
+
+def test_two_hosts_that_make_an_installation_at_once_make_one(
+    section: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    sites = [Site(tmp_path_factory.mktemp(name)) for name in ("one", "other")]
+    for site in sites:
+        site.configure(section)
+    with ThreadPoolExecutor(len(sites)) as threads:
+        # With one namespace for both, the database itself would refuse the second instance.
+        ended = list(
+            threads.map(
+                lambda pair: pair[1].run("init", "--namespace", f"keys-{pair[0]}"),
+                enumerate(sites),
+            )
+        )
+
+    made, refused = sorted(ended, key=lambda end: end.code)
+    assert (made.code, refused.code) == (0, 2), refused.err
+    assert "keyplane join" in refused.err
+    assert sites[ended.index(made)].run("status").code == 0
+
+
+def test_a_host_that_has_joined_keeps_its_pin(shared: Site, second: Site, tmp_path: Path) -> None:
+    give_token(shared, second)
+    assert second.run("join", "--pin-from", str(shared.pin_file)).code == 0
+    before, wrong = second.contents(), tmp_path / "wrong.pin"
+    wrong.write_text("12345678", encoding="ascii")
+
+    ended = second.run("join", "--pin-from", str(wrong))
+
+    assert ended.code == 2
+    assert str(second.pin_file) in ended.err
+    assert second.contents() == before
 
 
 def test_init_beside_an_installation_names_join(shared: Site, second: Site) -> None:

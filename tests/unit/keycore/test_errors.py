@@ -94,6 +94,7 @@ def test_codes_never_change() -> None:
         "socket_in_use",
         "store_setup",
         "store_unavailable",
+        "store_unconfirmed",
         "token_setup",
         "token_unavailable",
         "unavailable",

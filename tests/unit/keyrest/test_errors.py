@@ -29,6 +29,7 @@ from keycore.errors import (
     PayloadRequiredError,
     RotationPendingError,
     StoreUnavailableError,
+    StoreUnconfirmedError,
     TokenSetupError,
     TokenUnavailableError,
     TooManyRequestsError,
@@ -220,6 +221,7 @@ def test_an_error_with_a_fixed_message_has_it_word_by_word(
         (IntegrityError("key", "k"), 500, "INCOMPLETE_METADATA_ERR"),
         (TokenSetupError("missing"), 500, "INSTALLATION_ERR"),
         (StoreUnavailableError("gone"), 503, "UNAVAILABLE_ERR"),
+        (StoreUnconfirmedError("lost"), 503, "UNCONFIRMED_ERR"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, KeyplaneError) else "",
 )
@@ -227,6 +229,13 @@ def test_an_error_without_a_text_in_the_contract_has_a_status_and_a_code_of_its_
     error: KeyplaneError, status: int, code: str
 ) -> None:
     assert (fault_of(error).status, fault_of(error).code) == (status, code)
+
+
+def test_nobody_is_told_that_nothing_was_done_when_it_may_have_been() -> None:
+    answer = resource(StoreUnconfirmedError("the answer was lost"))
+
+    assert "nothing was done" not in str(answer)
+    assert "may or may not have been made" in str(answer)
 
 
 def test_a_composed_message_begins_with_the_reason_phrase_and_says_what_failed() -> None:

@@ -9,8 +9,6 @@ from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-_SCRIPTS = "keycore.adapters.migrations"
-
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
     """Bring the schema to a revision inside the connection's transaction.

@@ -1,0 +1,106 @@
+"""Reaching PostgreSQL: which server is taken, how long it may take, and what an answer means."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import delete, event
+
+from keycore.adapters import sql_tables as t
+from keycore.adapters.postgresql_database import PostgresqlDatabase
+from keycore.adapters.sql_place import PostgresqlPlace
+from keycore.adapters.sql_store import SqlStore
+from keycore.errors import StoreUnavailableError, StoreUnconfirmedError
+from testbed.postgresql import PostgreSql
+
+CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
+"""Ends every connection that is inside a transaction."""
+
+DEADLINE = timedelta(seconds=2)
+LAST_ATTEMPT_SECONDS = 2.5
+"""Of several addresses, the one that was begun last may take so long after the deadline."""
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port at which every address of this host accepts and never says anything."""
+    with closing(socket.create_server(("", 0))) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name service that knows four addresses for each name."""
+
+    def resolved(host: str, port: int, **_: object) -> list[object]:
+        addresses = [host] if host[0].isdigit() else [f"127.0.0.{n}" for n in range(1, 5)]
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        return [(*kind, (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+
+
+@pytest.mark.usefixtures("names")
+def test_a_name_with_many_addresses_gets_no_more_time_than_one(silent_port: int) -> None:
+    conninfo = f"host=db port={silent_port} dbname=keyplane user=keyplane"
+    store = SqlStore(PostgresqlPlace(conninfo, None, DEADLINE))
+
+    started = time.monotonic()
+    with closing(store), pytest.raises(StoreUnavailableError):
+        store.changes_since(0)
+
+    assert time.monotonic() - started < DEADLINE.total_seconds() + LAST_ATTEMPT_SECONDS
+
+
+def test_a_server_that_says_nothing_is_passed_over(
+    postgresql_place: PostgresqlPlace, postgresql: PostgreSql, silent_port: int
+) -> None:
+    conninfo = postgresql_place.conninfo.replace(
+        f"port={postgresql.port}", f"port={silent_port},{postgresql.port}"
+    ).replace("host=127.0.0.1", "host=127.0.0.1,127.0.0.1")
+    store = SqlStore(replace(postgresql_place, conninfo=conninfo))
+
+    with closing(store):
+        assert store.changes_since(0).sequence >= 0
+
+
+def test_a_commit_whose_answer_is_lost_is_not_called_one_that_failed(
+    postgresql_place: PostgresqlPlace, postgresql: PostgreSql
+) -> None:
+    store = SqlStore(postgresql_place)
+    event.listen(store._database.writing, "commit", lambda _: postgresql.ask(CUT))
+
+    with closing(store), pytest.raises(StoreUnconfirmedError), store.writing():
+        pass
+
+
+def test_a_connection_that_was_lost_before_the_commit_has_written_nothing(
+    postgresql_place: PostgresqlPlace, postgresql: PostgreSql
+) -> None:
+    store = SqlStore(postgresql_place)
+
+    def write() -> None:
+        with closing(store), store.writing() as transaction:
+            postgresql.ask(CUT)
+            transaction.instances.installation()
+
+    with pytest.raises(StoreUnavailableError) as caught:
+        write()
+    assert not isinstance(caught.value, StoreUnconfirmedError)
+
+
+def test_nobody_writes_where_the_row_that_writers_lock_is_missing(
+    postgresql_place: PostgresqlPlace,
+) -> None:
+    database, store = PostgresqlDatabase(postgresql_place), SqlStore(postgresql_place)
+    with closing(database), database.writing.begin() as connection:
+        connection.execute(delete(t.changes))
+
+    with closing(store), pytest.raises(StoreUnavailableError), store.writing():
+        pytest.fail("it is not alone")
