@@ -89,7 +89,7 @@ async def _serve(
     core.budget.open_credit()
     # Apart, so that a store under load delays neither a new policy nor a certificate.
     of_files = Upkeep({"policy": policy.refresh, "certificate": tls.refresh})
-    store = Look("the store", core.cache.refresh, core.clock, explain=_explained)
+    store = Look("the store", core.cache.keep_fresh, core.clock, explain=_explained)
     of_store = Upkeep({"store": store.take, "uses": core.budget.settle})
     async with Authenticator(rest.issuers, rest.leeway, core.clock) as authenticator:
         checks = _checks(tls, signals)

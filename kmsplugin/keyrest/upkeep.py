@@ -16,7 +16,8 @@ _log = structlog.get_logger(__name__)
 
 INTERVAL_SECONDS = 0.25
 """Changes by other processes must be seen within one second, and a key in the cache is
-believed for half a one. Looking twice as often keeps that wait out of all requests."""
+believed for half a one. Looking twice as often, while there are requests, keeps that wait
+out of them."""
 
 Step = Callable[[], object]
 

@@ -16,6 +16,9 @@ MAX_AGE_SECONDS = 0.5
 by other processes must be seen within one second; half of it leaves room for the
 reading itself."""
 
+IDLE_SECONDS = 2.0
+"""How often a cache that nobody uses is compared with the store."""
+
 CAPACITY = 10_000
 """Keys held at most; one takes about 1 kB."""
 
@@ -50,6 +53,7 @@ class KeyCache:
         self._epoch = ""
         self._version = -1
         self._refreshed_at = float("-inf")
+        self._in_use = False
         self._lock = threading.RLock()
 
     def key(self, key_id: KeyId, *, within: InstanceId | None = None) -> Key:
@@ -64,6 +68,7 @@ class KeyCache:
         """
         if not self._is_current():
             self.refresh()
+        self._in_use = True
         with self._lock:
             key = self._keys.get(key_id)
             if key is not None:
@@ -76,6 +81,7 @@ class KeyCache:
 
     def peek(self, key_id: KeyId) -> Key | None:
         """Return a key if :meth:`key` would do so without the store, otherwise ``None``."""
+        self._in_use = True
         if not self._is_current():
             return None
         with self._lock:
@@ -91,6 +97,19 @@ class KeyCache:
             for version in key.versions
             if version.state is VersionState.ACTIVE
         )
+
+    def keep_fresh(self) -> None:
+        """Do :meth:`refresh` ahead of those who use the cache, if anybody does.
+
+        Otherwise it is done every :data:`IDLE_SECONDS`, so that many idle processes do not
+        keep a database busy, and still learn that it is away.
+
+        Raises:
+            StoreUnavailableError: the store did not answer; nothing was dropped.
+        """
+        age = self._clock.monotonic() - self._refreshed_at
+        if self._in_use or age > IDLE_SECONDS:
+            self.refresh()
 
     def refresh(self) -> None:
         """Drop every key that any process has written since the last call.
@@ -116,6 +135,7 @@ class KeyCache:
                 dropped = frozenset(self._keys)
                 self._sequence = changes.sequence
             self._epoch = changes.epoch
+            self._in_use = False
             for key_id in dropped:
                 self.drop(key_id)
             if started >= self._refreshed_at:

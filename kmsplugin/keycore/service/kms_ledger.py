@@ -144,7 +144,7 @@ class LedgerKeeper:
             self.ledger = self._load(self.ledger.provider, self.keyring.key)
         self._publish(self.ledger)
         self.store_fault, self.record_fault = self._faults_of_refresh()
-        self._prepare_uses()
+        self._prepare_uses(self.ledger, self.store_fault)
         self.read_at = self._clock.monotonic()
 
     def uses_ratio(self) -> float | None:
@@ -156,9 +156,9 @@ class LedgerKeeper:
         try:
             self._read()
             self.keyring.put_uses_aside()
-            self._report()
-            # The report may have activated what was pending.
-            self._read()
+            if self._report():
+                # The report may have activated what was pending.
+                self._read()
         except TokenUnavailableError as error:
             # The store is well; what is wrong with the token others tell.
             return "", error.message
@@ -168,12 +168,11 @@ class LedgerKeeper:
             return "", error.message
         return "", ""
 
-    def _prepare_uses(self) -> None:
+    def _prepare_uses(self, ledger: Ledger, fault: str) -> None:
         """Have uses of the active version in hand, from the store or else from the keyring."""
-        active = self.ledger.active
+        active, exhausted = ledger.active, ""
         if active is None:
             return
-        exhausted, fault = "", self.store_fault
         try:
             if not fault:
                 self._budget.prepare(active.version.id)
@@ -201,6 +200,8 @@ class LedgerKeeper:
             if provider:
                 ledger = self._load(provider, partial(self._find_key, unit))
                 ledger = replace(ledger, expires_at=_expiry(unit, provider))
+        # An Encrypt under what shows from now on must not wait for the store.
+        self._prepare_uses(ledger, "")
         self._publish(ledger)
         self.from_keyring = self._unread = False
         self._read_until = changes
@@ -280,7 +281,8 @@ class LedgerKeeper:
             needed[key.id] = replace(key, versions=tuple(versions))
         return tuple(sorted(needed.values(), key=lambda key: key.id))
 
-    def _report(self) -> None:
+    def _report(self) -> bool:
+        """Tell the store how far this node is, if it is time to, and return whether it was."""
         provider = self.ledger.provider
         loaded = min(self.ledger.loaded, self.keyring.up_to(provider)) if provider else 0
         due = self._clock.monotonic() - self._told_at >= HEARTBEAT_SECONDS
@@ -288,6 +290,8 @@ class LedgerKeeper:
             self._providers.report(self._name, self._node, loaded)
             self._told = loaded
             self._told_at = self._clock.monotonic()
+            return True
+        return False
 
 
 def prove(root_keys: RootKeys, key: Key, version: KeyVersion) -> None:

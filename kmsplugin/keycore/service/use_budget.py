@@ -31,6 +31,10 @@ CREDIT_USES = 2**10
 STARTS_MAX = 2**20
 """Starts that can open a credit; a start an hour would take more than a century."""
 
+NOTED_RATIO_MIN = 0.001
+"""The share of its uses from which on a version's count is kept in memory; a process may use a
+million versions."""
+
 RESERVED_MAX = USES_MAX - CREDIT_USES * STARTS_MAX
 """Uses of a version that can be reserved; with every credit lost the sum is 2^32."""
 
@@ -105,14 +109,14 @@ class UseBudget:
         if self._left.get(version_id, 0) <= self._block // 2:
             self._reserve(version_id)
 
-    def used_ratio(self, version_id: VersionId) -> float | None:
+    def used_ratio(self, version_id: VersionId) -> float:
         """Return which share of its uses a version had used up at the last reservation here.
 
         From memory. Uses in hand, of any process, count as used; at 1.0 no process gets
-        any more. ``None`` for a version that nothing was reserved for.
+        any more. What is less than :data:`NOTED_RATIO_MIN` is 0.0, and so is a version
+        that nothing was reserved for.
         """
-        used = self._used.get(version_id)
-        return None if used is None else used / self._limit
+        return self._used.get(version_id, 0) / self._limit
 
     def settle(self) -> None:
         """Reserve a block for every version that soon needs one, in one write.
@@ -170,6 +174,7 @@ class UseBudget:
 
     def _warn_of(self, granted: dict[VersionId, int]) -> None:
         for version_id, used in self._store.uses(granted).items():
-            self._used[version_id] = used
+            if used >= NOTED_RATIO_MIN * self._limit:
+                self._used[version_id] = used
             if used - granted[version_id] < self._limit // 2 <= used:
                 self._warn(version_id, used)

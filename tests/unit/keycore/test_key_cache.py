@@ -19,7 +19,7 @@ from keycore.errors import (
     StoreUnavailableError,
 )
 from keycore.ports import Changes
-from keycore.service.key_cache import CAPACITY, MAX_AGE_SECONDS, KeyCache
+from keycore.service.key_cache import CAPACITY, IDLE_SECONDS, MAX_AGE_SECONDS, KeyCache
 from keycore.service.keys import Edits
 from keycore.service.records import Records
 from tests.fakes.installation import CALLER, FakeInstallation
@@ -390,3 +390,55 @@ def test_a_store_that_lost_writes_is_followed_again_afterwards(here: FakeInstall
     here.clock.advance(seconds=MAX_AGE_SECONDS + 0.1)
 
     assert here.core.cache.key(key.id).state is KeyState.SUSPENDED
+
+
+# --- kept fresh ahead of its use ----------------------------------------------------
+
+
+@pytest.fixture
+def looks(here: FakeInstallation, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the store was asked for, one entry for each time."""
+    asked: list[int] = []
+    whole = here.store.changes_since
+
+    def counted(sequence: int) -> Changes:
+        asked.append(sequence)
+        return whole(sequence)
+
+    monkeypatch.setattr(here.store, "changes_since", counted)
+    return asked
+
+
+def test_a_cache_in_use_is_kept_fresh_at_every_call(
+    here: FakeInstallation, looks: list[int]
+) -> None:
+    key = root_key(here)
+    for expected in (1, 2, 3):
+        here.core.cache.key(key.id)
+        looks.clear()
+        here.clock.advance(seconds=MAX_AGE_SECONDS / 2)
+        here.core.cache.keep_fresh()
+        assert len(looks) == 1, expected
+
+
+def test_a_cache_that_nobody_uses_asks_seldom(here: FakeInstallation, looks: list[int]) -> None:
+    here.core.cache.refresh()
+    looks.clear()
+    for _ in range(7):
+        here.clock.advance(seconds=IDLE_SECONDS / 4)
+        here.core.cache.keep_fresh()
+
+    assert len(looks) == 1
+
+
+def test_a_store_that_is_away_is_told_at_every_call_until_it_is_back(
+    here: FakeInstallation,
+) -> None:
+    here.core.cache.key(root_key(here).id)
+    here.store.lost = True
+    for _ in range(3):
+        with pytest.raises(StoreUnavailableError):
+            here.core.cache.keep_fresh()
+
+    here.store.lost = False
+    here.core.cache.keep_fresh()

@@ -15,6 +15,7 @@ from keycore.errors import KeyExhaustedError, StoreUnavailableError, TokenUnavai
 from keycore.service.cipher import EnvelopeCipher
 from keycore.service.use_budget import (
     CREDIT_USES,
+    NOTED_RATIO_MIN,
     RESERVED_AHEAD,
     RESERVED_MAX,
     STARTS_MAX,
@@ -410,7 +411,7 @@ def test_the_share_of_uses_is_known_after_a_reservation_and_not_before(
     here: FakeInstallation, key: Key
 ) -> None:
     budget = UseBudget(here.store, block=10, limit=40)
-    assert budget.used_ratio(key.current.id) is None
+    assert budget.used_ratio(key.current.id) == 0.0
 
     budget.take(key.current.id)
     assert budget.used_ratio(key.current.id) == 10 / 40
@@ -424,6 +425,17 @@ def test_the_share_of_uses_counts_what_other_processes_have_reserved(
     budget.take(key.current.id)
 
     assert budget.used_ratio(key.current.id) == 30 / 40
+
+
+def test_what_is_hardly_used_takes_no_memory(here: FakeInstallation, key: Key) -> None:
+    limit = round(10 / NOTED_RATIO_MIN)
+    few, enough = (UseBudget(here.store, block=block, limit=limit) for block in (9, 1))
+
+    few.take(key.current.id)
+    assert few.used_ratio(key.current.id) == 0.0
+
+    enough.take(key.current.id)
+    assert enough.used_ratio(key.current.id) == NOTED_RATIO_MIN
 
 
 def test_a_version_that_is_refused_has_used_up_all(here: FakeInstallation, key: Key) -> None:

@@ -144,12 +144,14 @@ def test_the_uses_of_the_write_version_are_told_as_a_share_when_they_are_known(
 def test_the_share_of_uses_is_what_the_store_has_granted(
     here: FakeInstallation, report: KmsReport
 ) -> None:
-    active = here.core.kms.outlook().key_id
-    version_id = here.core.kms._keeper.ledger.generations[ActivationId(active)].version.id
+    active, keeper = here.core.kms.outlook().key_id, here.core.kms._keeper
+    version_id = keeper.ledger.generations[ActivationId(active)].version.id
+    here.store._tables.uses[version_id] = RESERVED_MAX // 4
+    keeper._budget._reserve(version_id)
     granted = here.store.uses([version_id])[version_id]
 
-    assert granted > 0
-    assert report.uses_ratio == granted / RESERVED_MAX
+    assert granted > RESERVED_MAX // 4
+    assert here.core.kms.report().uses_ratio == granted / RESERVED_MAX
 
 
 def test_uses_of_the_token_are_counted_by_operation_and_outcome() -> None:
