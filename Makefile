@@ -32,11 +32,11 @@ check: ## Lint, types, layers and the fast tests, in less than a minute
 	@.venv/bin/lint-imports
 	@$(PYTHON) -m pytest -q tests/unit tests/contract
 
-bench: setup-tests ## Measure the hot paths, the provider beside one in Go, REST, and stores of 100,000 keys
+bench: setup-tests ## Measure the hot paths, the provider beside one in Go, REST, and stores of up to 100,000 keys
 	@$(PYTHON) -m benchmarks.hot_paths
 	@$(PYTHON) -m benchmarks.kms
 	@$(PYTHON) -m benchmarks.rest
-	@$(PYTHON) -m benchmarks.scale
+	@$(PYTHON) -m benchmarks.scale --plot docs/scale.svg
 
 format: ## Format the code and fix what can be fixed without a person
 	@.venv/bin/ruff check --fix-only .

@@ -1,9 +1,11 @@
 """What a larger store costs: every use case with a thousand keys and with many more.
 
-`python -m benchmarks.scale` fills a SQLite store with a real SoftHSM2 token, a hundred keys
-to an instance, and copies it to a PostgreSQL server that it starts. In both it creates,
-lists, counts, wraps and rotates through the services, and opens the core anew. Each cost
-stands beside its ratio to the cost in the smallest store. Nothing is left behind.
+`python -m benchmarks.scale` fills a SQLite store of each size with a real SoftHSM2 token, a
+hundred keys to an instance, and copies it to a PostgreSQL server that it starts. In all of
+them it creates, lists, counts, wraps and rotates through the services, a little in one and
+then in the next, and opens the core anew. Each cost stands beside its ratio to the cost in
+the smallest store. Nothing is left behind, unless `--directory` tells where to keep the
+stores: then only what is missing is filled.
 """
 
 from __future__ import annotations
@@ -17,48 +19,77 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from rich.console import Console
-from rich.table import Table
+from rich.progress import track
 
 from benchmarks import scale_work as work
-from benchmarks.scale_work import Cost
+from benchmarks.scale_report import Cost, Group, Measured, report, table, verdict
 from keycore.settings import Settings, StoreSettings
 from testbed.postgresql import PostgreSql
 
-KEYS: Final = (1_000, 100_000)
+KEYS: Final = (1_000, 10_000, 100_000)
 ENGINES: Final = ("sqlite", "postgresql")
 KEYS_MIN: Final = 1_000
 """Fewer would be used up by the measurement."""
 
 STARTS: Final = 5
 
-WRAP_RATIO_MAX: Final = 1.5
-"""How much longer a wrap may take in the largest store than in the smallest."""
-
 _MIB: Final = 2**20
-
-Results: TypeAlias = dict[str, list[list[Cost]]]
-"""By engine: the costs in the store of each size."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class Store:
     """A store with as many keys as are wanted.
 
     Attributes:
         size: its bytes on disk.
-        filling: what it cost to bring it there.
+        filling: what each of its keys cost, as far as that is known.
     """
 
+    keys: int
     settings: Settings
     size: int
-    filling: Cost
+    filling: Sequence[Cost]
+
+    def costs(self) -> list[Cost]:
+        """Return what is known without using it."""
+        on_disk = Cost("the store on disk", self.size / _MIB, "MiB", Group.SPACE, grows=True)
+        return [*self.filling, on_disk]
+
+
+class Fillings:
+    """A small file that remembers how long the filling of a store took, over several runs."""
+
+    def __init__(self, file: Path) -> None:
+        """Use ``file``, which need not exist."""
+        self._file = file
+
+    def add(self, engine: str, filling: work.Filling) -> None:
+        """Remember that more keys were brought into the store of ``engine``."""
+        if not filling.keys:
+            return
+        known = self._read()
+        keys, seconds = known.get(engine, (0, 0.0))
+        known[engine] = (keys + filling.keys, seconds + filling.seconds)
+        self._file.write_text(json.dumps(known) + "\n", encoding="ascii")
+
+    def cost(self, engine: str) -> list[Cost]:
+        """Return what one key has cost; nothing where that is not known."""
+        keys, seconds = self._read().get(engine, (0, 0.0))
+        name = "fill the store, each key"
+        return [Cost(name, seconds / keys * 1e6, "µs", Group.WRITES)] if keys else []
+
+    def _read(self) -> dict[str, tuple[int, float]]:
+        if not self._file.exists():
+            return {}
+        return dict(json.loads(self._file.read_text(encoding="ascii")))
 
 
 def apart(function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
@@ -67,120 +98,101 @@ def apart(function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> 
         return process.submit(function, *arguments, **options).result()
 
 
-def fill_sqlite(settings: Settings, count: int) -> Filled:
-    """Make what is missing to ``count`` keys."""
-    filling = apart(work.fill, settings, count)
-    return Filled(settings, settings.database.stat().st_size, filling)
+def fill_sqlite(directory: Path, count: int) -> Store:
+    """Make what is missing to ``count`` keys in the store of that size."""
+    own = directory / str(count)
+    own.mkdir(parents=True, exist_ok=True)
+    settings = Settings(state_dir=own / "state")
+    if not settings.finished_marker.is_file():
+        apart(work.prepare, settings)
+    fillings = Fillings(own / "filling.json")
+    fillings.add("sqlite", apart(work.fill, settings, count))
+    return Store(count, settings, settings.database.stat().st_size, fillings.cost("sqlite"))
+
+
+def copy_to(server: PostgreSql, source: Store) -> Store:
+    """Make a copy of a store in a database of the server, unless it is there."""
+    name = f"scale_{source.keys}"
+    if not server.ask("SELECT 1 FROM pg_database WHERE datname = %s", values=[name]):
+        server.create_database(name)
+    place = StoreSettings(postgresql=server.connection_to(name), password_file=server.password_file)
+    settings = source.settings.model_copy(update={"store": place})
+    fillings = Fillings(settings.state_dir.parent / "filling.json")
+    if not apart(work.is_copied, settings):
+        fillings.add("postgresql", apart(work.copy, source.settings, settings))
+        # What the server does by itself some minutes after many writes.
+        server.ask("VACUUM ANALYZE", database=name)
+    size = int(server.ask("SELECT pg_database_size(%s)", values=[name])[0][0])
+    return Store(source.keys, settings, size, fillings.cost("postgresql"))
 
 
 @contextmanager
-def copied(source: Settings, server: PostgreSql) -> Iterator[Filled]:
-    """Yield a copy of a store in a database of the server, which is gone afterwards."""
-    name = "scale"
-    place = StoreSettings(
-        postgresql=server.create_database(name), password_file=server.password_file
-    )
-    settings = source.model_copy(update={"store": place})
-    filling = apart(work.copy, source, settings)
-    # What the server does by itself some minutes after many writes.
-    server.ask("VACUUM ANALYZE", database=name)
-    size = int(server.ask("SELECT pg_database_size(%s)", values=[name])[0][0])
-    yield Filled(settings, size, filling)
-    server.drop_database(name)
+def used(store: Store, chosen: Sequence[work.Place]) -> Iterator[Callable[[str], Any]]:
+    """Yield what asks a process of its own, which has the store open, to use it."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work.serve, args=(store.settings, chosen, theirs))
+    process.start()
+    theirs.close()
+    try:
+        yield lambda what: _answer(ours, what)
+        ours.send("")
+    finally:
+        ours.close()
+        process.join()
 
 
-def costs(store: Filled) -> list[Cost]:
-    """Return what everything costs in a store."""
-    chosen = apart(work.choose, store.settings)
-    measured = apart(work.measure, store.settings, chosen)
-    opened = [apart(work.open_anew, store.settings, place) for place in chosen[:STARTS]]
+def _answer(process: Connection, what: str) -> Any:
+    process.send(what)
+    return process.recv()
+
+
+def measure(stores: Sequence[Store]) -> list[Measured]:
+    """Return what everything costs in each store, used in turns."""
+    console = Console(stderr=True)
+    chosen = [apart(work.choose, store.settings) for store in stores]
+    with ExitStack() as stack:
+        users = [
+            stack.enter_context(used(store, places))
+            for store, places in zip(stores, chosen, strict=True)
+        ]
+        for what, times in (("turn", work.TURNS_UNCOUNTED + work.TURNS), ("round", work.ROUNDS)):
+            for _ in track(range(times), f"measuring, each {what}", console=console):
+                for ask in users:
+                    ask(what)
+        costs = [ask("costs") for ask in users]
+    opened = _open_anew(stores, chosen)
     return [
-        *measured,
-        Cost("open the core, to the first wrap", statistics.median(opened), "ms"),
-        Cost("the store on disk", store.size / _MIB, "MiB", grows=True),
-        store.filling,
+        Measured(store.keys, (*found, anew, *store.costs()))
+        for store, found, anew in zip(stores, costs, opened, strict=True)
     ]
 
 
-def measure(directory: Path, engines: Sequence[str], sizes: Sequence[int]) -> Results:
-    """Return, for each engine, the costs in a store of each size."""
-    console = Console(stderr=True)
-    results: Results = {name: [] for name in engines}
-    settings = Settings(state_dir=directory / "state")
-    apart(work.prepare, settings)
+def _open_anew(stores: Sequence[Store], chosen: Sequence[Sequence[work.Place]]) -> list[Cost]:
+    rounds = [
+        [
+            apart(work.open_anew, store.settings, places[start])
+            for store, places in zip(stores, chosen, strict=True)
+        ]
+        for start in track(range(STARTS), "opening", console=Console(stderr=True))
+    ]
+    return [
+        Cost("open the core, to the first wrap", statistics.median(times), "ms", Group.CHANGES)
+        for times in zip(*rounds, strict=True)
+    ]
+
+
+def measure_all(
+    directory: Path, engines: Sequence[str], sizes: Sequence[int]
+) -> dict[str, list[Measured]]:
+    """Return, for each engine, what everything costs in a store of each size."""
+    filled = [fill_sqlite(directory, size) for size in sizes]
+    stores = {"sqlite": filled}
     with ExitStack() as stack:
-        server = None
         if "postgresql" in engines:
             server = stack.enter_context(PostgreSql(directory / "server"))
-        for size in sizes:
-            console.print(f"{size} keys")
-            store = fill_sqlite(settings, size)
-            if "sqlite" in engines:
-                results["sqlite"].append(costs(store))
-            if server is not None:
-                with copied(settings, server) as copy:
-                    results["postgresql"].append(costs(copy))
-    return results
-
-
-def table(title: str, sizes: Sequence[int], columns: Sequence[Sequence[Cost]]) -> Table:
-    """Return a line for each cost: its value in each store, and the ratio to the first."""
-    shown = Table("cost", "unit", title=title)
-    for size in sizes:
-        shown.add_column(f"{size} keys", justify="right")
-        if size != sizes[0]:
-            shown.add_column("ratio", justify="right")
-    for row in zip(*columns, strict=True):
-        cells = [f"{row[0].value:.1f}"]
-        for cost in row[1:]:
-            cells += [f"{cost.value:.1f}", "" if cost.grows else f"{ratio(row[0], cost):.2f}"]
-        shown.add_row(row[0].name, row[0].unit, *cells)
-    return shown
-
-
-def ratio(first: Cost, other: Cost) -> float:
-    """Return how many times ``first`` the other one is."""
-    return other.value / first.value
-
-
-def verdict(columns: Sequence[Sequence[Cost]]) -> str:
-    """Tell whether a wrap keeps its bound, in encryptions by the token of the same minute.
-
-    What else the machine does changes from one store to the next, and costs both the same.
-    """
-    (token, wrap), (last_token, last_wrap) = columns[0][:2], columns[-1][:2]
-    worst = ratio(wrap, last_wrap) / ratio(token, last_token)
-    kept = "kept" if worst <= WRAP_RATIO_MAX else "NOT KEPT"
-    return (
-        f"{wrap.name}: {worst:.2f} times, beside the token's own speed; "
-        f"at most {WRAP_RATIO_MAX} is {kept}"
-    )
-
-
-def report(sizes: Sequence[int], results: Results) -> str:
-    """Return everything as JSON."""
-    return json.dumps(
-        {
-            name: [
-                {
-                    "keys": size,
-                    "costs": [
-                        {
-                            "name": cost.name,
-                            "unit": cost.unit,
-                            "value": cost.value,
-                            "ratio": None if cost.grows else ratio(first, cost),
-                        }
-                        for first, cost in zip(columns[0], column, strict=True)
-                    ],
-                }
-                for size, column in zip(sizes, columns, strict=True)
-            ]
-            for name, columns in results.items()
-        },
-        indent=2,
-        ensure_ascii=False,
-    )
+            stores["postgresql"] = [copy_to(server, store) for store in filled]
+        return {engine: measure(stores[engine]) for engine in engines}
 
 
 def _size(text: str) -> int:
@@ -190,20 +202,36 @@ def _size(text: str) -> int:
     return value
 
 
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keys", type=_size, nargs="+", default=KEYS, help="sizes of the stores")
+    parser.add_argument("--engines", choices=ENGINES, nargs="+", default=ENGINES)
+    parser.add_argument(
+        "--directory", type=Path, metavar="DIR", help="keep the stores there, and use what is there"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them there, as SVG")
+    return parser.parse_args()
+
+
 def main() -> None:
     """Measure everything and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keys", type=_size, nargs="+", default=KEYS, help="sizes of the store")
-    parser.add_argument("--engines", choices=ENGINES, nargs="+", default=ENGINES)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    chosen = parser.parse_args()
+    chosen = _arguments()
     sizes = sorted(set(chosen.keys))
-    with tempfile.TemporaryDirectory(prefix="kp-scale-") as directory:
-        results = measure(Path(directory), chosen.engines, sizes)
-    for name, columns in results.items():
-        Console().print(table(name, sizes, columns), verdict(columns))
+    with ExitStack() as stack:
+        directory = chosen.directory or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="kp-scale-"))
+        )
+        results = measure_all(directory.absolute(), chosen.engines, sizes)
+    for engine, stores in results.items():
+        Console().print(table(engine, stores), verdict(stores))
     if chosen.json:
-        chosen.json.write_text(report(sizes, results) + "\n", encoding="utf-8")
+        chosen.json.write_text(report(results) + "\n", encoding="utf-8")
+    if chosen.plot:
+        # The library takes long to import, and only the picture needs it.
+        from benchmarks.scale_plot import draw  # noqa: PLC0415
+
+        draw(results, chosen.plot)
 
 
 if __name__ == "__main__":

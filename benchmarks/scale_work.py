@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import cycle
+from multiprocessing.connection import Connection
 from pathlib import Path
 from secrets import SystemRandom
 from typing import Final, TypeAlias
@@ -20,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress, track
 
 from benchmarks.hot_paths import CALLER, SEED, microseconds
+from benchmarks.scale_report import TOKEN, WRAP, Cost, Group
 from keycore.adapters.sql_store import SqlStore
 from keycore.bootstrap import Core, open_core, store_place
 from keycore.domain.ids import InstanceId, KeyId, new_uuid
@@ -33,38 +36,44 @@ from keycore.settings import Settings
 INSTANCE_KEYS: Final = 100
 """Keys in each instance, and in each page."""
 
-ROUNDS: Final = 5
+TURNS: Final = 100
+TURNS_UNCOUNTED: Final = 5
+"""The first ones, in which caches fill."""
+
+TURN_CALLS: Final = 100
+TURN_COLD_CALLS: Final = 3
 HOT_KEYS: Final = 100
 """Keys in use; the caches of a process hold more."""
 
-HOT_CALLS: Final = 1_000
-COLD_CALLS: Final = 20
+ROUNDS: Final = 9
 WRITES: Final = 10
 READS: Final = 3
 
-SAMPLE: Final = HOT_KEYS + ROUNDS * (COLD_CALLS + WRITES)
+SAMPLE: Final = HOT_KEYS + (TURNS + TURNS_UNCOUNTED) * TURN_COLD_CALLS + ROUNDS * WRITES
 """Keys that are wrapped with or rotated."""
 
 _BATCH: Final = 200
 _KIB_IN_MIB: Final = 1024
 
 Place: TypeAlias = tuple[InstanceId, KeyId]
-Case: TypeAlias = tuple[str, int, Callable[[], object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What one thing costs.
-
-    Attributes:
-        unit: what ``value`` counts: ``µs``, ``ms``, ``s`` or ``MiB``.
-        grows: whether it is spent on every key there is, so that a ratio is no measure.
-    """
+class Case:
+    """One use case, and how often it is called to measure it once."""
 
     name: str
-    value: float
-    unit: str
-    grows: bool = False
+    group: Group
+    calls: int
+    call: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """How many keys were brought into a store, and in how many seconds."""
+
+    keys: int
+    seconds: float
 
 
 def prepare(settings: Settings) -> None:
@@ -72,17 +81,20 @@ def prepare(settings: Settings) -> None:
     initialise(settings, CALLER)
 
 
-def fill(settings: Settings, count: int) -> Cost:
-    """Add instances with :data:`INSTANCE_KEYS` keys until ``count`` keys are there."""
-    started = time.perf_counter()
+def fill(settings: Settings, count: int) -> Filling:
+    """Add instances with :data:`INSTANCE_KEYS` keys until ``count`` keys are there.
+
+    It may be interrupted, and goes on where it was.
+    """
     with open_core(settings, "cli") as core:
+        started = time.perf_counter()
         present = core.keys.count(CALLER, KeyFilter())
         missing = max(0, count - present)
         records = Records(core.store, core.token)
         console = Console(stderr=True)
         for start in track(range(0, missing, _BATCH), f"making {missing} keys", console=console):
             _add(core, records, min(_BATCH, missing - start))
-    return Cost("fill the store", time.perf_counter() - started, "s", grows=True)
+        return Filling(missing, time.perf_counter() - started)
 
 
 def _add(core: Core, records: Records, count: int) -> None:
@@ -95,10 +107,11 @@ def _add(core: Core, records: Records, count: int) -> None:
                 unit.save_key(maker.make(instance.id, NewKey("bench"), by="bench", now=now))
 
 
-def copy(source: Settings, target: Settings) -> Cost:
+def copy(source: Settings, target: Settings) -> Filling:
     """Copy a store into an empty database, as ``keyplane store migrate`` does.
 
-    Each row must be signed once only, and SQLite is the faster one to fill.
+    Each row must be signed once only, and SQLite is the faster one to fill. Both can be
+    used afterwards.
     """
     started = time.perf_counter()
     with (
@@ -112,7 +125,14 @@ def copy(source: Settings, target: Settings) -> Cost:
             progress.update(shown[what], completed=done, total=of)
 
         ours.move_to(theirs, retire=lambda: None, progress=tell)
-    return Cost("fill the store", time.perf_counter() - started, "s", grows=True)
+    seconds = time.perf_counter() - started
+    with open_core(target, "cli") as core:
+        return Filling(core.keys.count(CALLER, KeyFilter()), seconds)
+
+
+def is_copied(target: Settings) -> bool:
+    """Tell whether a database has a copy; it has a whole one or none."""
+    return SqlStore.holds_installation(store_place(target))
 
 
 def choose(settings: Settings) -> list[Place]:
@@ -132,72 +152,117 @@ def choose(settings: Settings) -> list[Place]:
     return chosen[:SAMPLE]
 
 
-def measure(settings: Settings, chosen: Sequence[Place]) -> list[Cost]:
-    """Use a store as its faces do, and return what each use case costs, and the memory.
+def serve(settings: Settings, chosen: Sequence[Place], asked: Connection) -> None:
+    """Use a store as its faces do, a little whenever ``asked`` to, until it is told nothing.
 
-    Times are medians of rounds. The first cost is the token's own, which no store changes,
-    and the second the wrap that has a bound.
+    It is asked for ``turn``, ``round`` or ``costs``, and answers the last one with them.
     """
     with open_core(settings, "cli") as core:
         # As a worker of the REST face does it: a key's first use then waits for no disk.
         core.budget.open_credit()
-        cases = list(_cases(core, chosen))
-        for instance, key in chosen[:HOT_KEYS]:
-            core.wrapping.wrap(CALLER, instance, key, SEED)
-        rounds = [
-            _round(core, cases)
-            for _ in track(range(ROUNDS), "measuring", console=Console(stderr=True))
+        use = Use(core, chosen)
+        answers: dict[str, Callable[[], object]] = {
+            "turn": use.turn,
+            "round": use.round,
+            "costs": use.costs,
+        }
+        # Whoever asks may have failed on another store.
+        with suppress(EOFError):
+            while what := asked.recv():
+                asked.send(answers[what]())
+
+
+class Use:
+    """Measures use cases on one store, piece by piece."""
+
+    def __init__(self, core: Core, chosen: Sequence[Place]) -> None:
+        """Use ``core``, with the keys that were ``chosen``."""
+        rest = iter(chosen[HOT_KEYS:])
+        self._core = core
+        self._turns = list(_wraps(core, chosen, rest))
+        self._rounds = list(_writes(core, rest)) + list(_reads(core, chosen[0][0]))
+        self._times: dict[str, list[float]] = defaultdict(list)
+        for place in chosen[:HOT_KEYS]:
+            _wrap(core, place)
+
+    def turn(self) -> None:
+        """Measure the wraps, and the token's own work beside them, for some milliseconds."""
+        self._measure(self._turns)
+
+    def round(self) -> None:
+        """Measure everything else once."""
+        self._measure(self._rounds)
+        self._core.budget.settle()
+
+    def costs(self) -> list[Cost]:
+        """Return the medians, and the memory of this process, which has done all this."""
+        return [
+            *(self._cost(case, TURNS_UNCOUNTED) for case in self._turns),
+            *(self._cost(case, 0) for case in self._rounds),
+            Cost("resident memory after all of it", _memory("VmRSS"), "MiB", Group.SPACE),
+            Cost("peak of the resident memory", _memory("VmHWM"), "MiB", Group.SPACE),
         ]
-        costs = [
-            Cost(name, statistics.median(column), "µs")
-            for (name, _, _), column in zip(cases, zip(*rounds, strict=True), strict=True)
-        ]
-        return [*costs, Cost("resident memory after all of it", _resident(), "MiB")]
+
+    def _measure(self, cases: Sequence[Case]) -> None:
+        for case in cases:
+            self._times[case.name].append(microseconds(case.calls, case.call))
+
+    def _cost(self, case: Case, uncounted: int) -> Cost:
+        median = statistics.median(self._times[case.name][uncounted:])
+        return Cost(case.name, median, "µs", case.group)
 
 
-def _round(core: Core, cases: Sequence[Case]) -> list[float]:
-    times = [microseconds(calls, call) for _, calls, call in cases]
-    core.budget.settle()
-    return times
-
-
-def _cases(core: Core, chosen: Sequence[Place]) -> Iterator[Case]:
-    hot, rest = cycle(chosen[:HOT_KEYS]), iter(chosen[HOT_KEYS:])
+def _wraps(core: Core, chosen: Sequence[Place], rest: Iterator[Place]) -> Iterator[Case]:
+    hot = cycle(chosen[:HOT_KEYS])
     version = core.keys.get(CALLER, chosen[0][1]).current
     known = WrappedKey(version.id, version.wrapped or b"")
-    yield "encryption in the token alone", HOT_CALLS, lambda: core.token.encrypt(known, SEED, b"")
-    yield "wrap, key in use", HOT_CALLS, lambda: _wrap(core, next(hot))
-    yield "wrap, first use of a key", COLD_CALLS, lambda: _wrap(core, next(rest))
+    yield Case(TOKEN, Group.WRAPS, TURN_CALLS, lambda: core.token.encrypt(known, SEED, b""))
+    yield Case(WRAP, Group.WRAPS, TURN_CALLS, lambda: _wrap(core, next(hot)))
+    yield Case(
+        "wrap, first use of a key", Group.WRAPS, TURN_COLD_CALLS, lambda: _wrap(core, next(rest))
+    )
+
+
+def _writes(core: Core, rest: Iterator[Place]) -> Iterator[Case]:
     own = core.instances.create(CALLER, "writes").id
-    yield "create a key", WRITES, lambda: core.keys.create(CALLER, own, NewKey("one"))
-    yield "rotate a key", WRITES, lambda: core.keys.rotate(CALLER, next(rest)[1])
-    yield from _reads(core, chosen[0][0])
+    one = NewKey("one")
+    yield Case("create a key", Group.WRITES, WRITES, lambda: core.keys.create(CALLER, own, one))
+    yield Case(
+        "rotate a key", Group.WRITES, WRITES, lambda: core.keys.rotate(CALLER, next(rest)[1])
+    )
 
 
 def _reads(core: Core, instance: InstanceId) -> Iterator[Case]:
     one, every = KeyFilter(instance), KeyFilter()
     last = max(0, core.keys.count(CALLER, every) - INSTANCE_KEYS)
-    newest = core.store.changes_since(0).sequence
+    seen = core.store.changes_since(0).sequence
+
+    def look() -> None:
+        nonlocal seen
+        seen = core.store.changes_since(seen).sequence
 
     def page(wanted: KeyFilter, offset: int = 0) -> object:
         return core.keys.page(CALLER, wanted, offset=offset, limit=INSTANCE_KEYS)
 
-    yield "page of an instance", READS, lambda: page(one)
-    yield "first page of all instances", READS, lambda: page(every)
-    yield "last page of all instances", READS, lambda: page(every, last)
-    yield "count of an instance", READS, lambda: core.keys.count(CALLER, one)
-    yield "count of all instances", READS, lambda: core.keys.count(CALLER, every)
-    yield "what changed since the last look", READS, lambda: core.store.changes_since(newest)
-    yield "what changed, first look", READS, lambda: core.store.changes_since(0)
+    for name, group, call in (
+        ("page of an instance", Group.ONE, lambda: page(one)),
+        ("count of an instance", Group.ONE, lambda: core.keys.count(CALLER, one)),
+        ("first page of all instances", Group.ALL, lambda: page(every)),
+        ("last page of all instances", Group.ALL, lambda: page(every, last)),
+        ("count of all instances", Group.ALL, lambda: core.keys.count(CALLER, every)),
+        ("what changed since the last look", Group.CHANGES, look),
+        ("what changed, first look", Group.CHANGES, lambda: core.store.changes_since(0)),
+    ):
+        yield Case(name, group, READS, call)
 
 
 def _wrap(core: Core, place: Place) -> object:
     return core.wrapping.wrap(CALLER, *place, SEED)
 
 
-def _resident() -> float:
+def _memory(what: str) -> float:
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+    line = next(line for line in status.splitlines() if line.startswith(what))
     return int(line.split()[1]) / _KIB_IN_MIB
 
 
