@@ -33,17 +33,19 @@ def find_or_build_helm() -> Path:
 
 
 class Helm:
-    """Helm without any settings of the user; it talks to no cluster and no network."""
+    """Helm without any settings of the user, and on no network but a cluster that it is given."""
 
-    def __init__(self, program: Path, directory: Path) -> None:
+    def __init__(self, program: Path, directory: Path, *, kubeconfig: Path | None = None) -> None:
         """Keep the program.
 
         Args:
             program: From `find_or_build_helm`.
             directory: For what it writes; it must exist.
+            kubeconfig: Of the cluster that it may talk to; None lets it talk to none.
         """
         self._program = program
         self._directory = directory
+        self._kubeconfig = kubeconfig or directory / "no-kubeconfig"
 
     def run(self, *arguments: str | Path, values: Values | None = None) -> str:
         """Run one command.
@@ -65,7 +67,7 @@ class Helm:
             env={
                 "PATH": os.environ.get("PATH", ""),
                 "HOME": str(self._directory),
-                "KUBECONFIG": str(self._directory / "no-kubeconfig"),
+                "KUBECONFIG": str(self._kubeconfig),
             },
             cwd=self._directory,
             capture_output=True,

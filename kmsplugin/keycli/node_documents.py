@@ -6,7 +6,7 @@ the settings, so that provider, kube-apiserver and these files agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import yaml
 
 from keycli.commands.encryption_config import as_yaml
 from keycore.settings import DEFAULT_CONFIG_FILE, Settings
-from keyplugin.directory import group_id_of
 
 ENCRYPTION_CONFIG = Path("/etc/kubernetes/keyplane/encryption-config.yaml")
 """In a directory of its own, which kube-apiserver's pod mounts: a file that is mounted alone
@@ -25,11 +24,12 @@ API_SERVER_LINES = Path("/etc/kubernetes/keyplane/kube-apiserver-lines.yaml")
 
 UNIT = Path("/etc/systemd/system/keyplane-provider.service")
 
-STATIC_POD = Path("/etc/kubernetes/manifests/keyplane-provider.yaml")
-
 DIRECTORIES = Path("/etc/tmpfiles.d/keyplane.conf")
 
-_WILDCARDS: Mapping[str, str] = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 (compared)
+USERS = Path("/etc/sysusers.d/keyplane.conf")
+
+USER_NAME = "keyplane"
+"""Of a uid that has no name yet, for which systemd starts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,12 @@ class Node:
         """The directory of the socket, which kube-apiserver's pod mounts."""
         return self.settings.provider.socket.parent
 
+    @property
+    def keyring_directory(self) -> Path | None:
+        """The directory of the keyring when that is outside the state directory."""
+        directory = self.settings.keyring.parent
+        return None if directory.is_relative_to(self.settings.state_dir) else directory
+
 
 def encryption_configuration(node: Node) -> NodeFile:
     """Return the EncryptionConfiguration."""
@@ -79,12 +85,22 @@ def directories(node: Node) -> NodeFile:
     group = node.settings.provider.socket_group
     # Members of the group may enter it to reach the socket, and no more.
     access = f"0750 {node.user} {group}" if group else f"0700 {node.user} {node.user}"
+    private = filter(None, (node.settings.state_dir, node.keyring_directory))
     lines = (
         "# Directories of keyplane (tmpfiles.d(5)); now: systemd-tmpfiles --create keyplane.conf",
-        f"d {_quoted(node.settings.state_dir)} 0700 {node.user} {node.user} -",
+        *(f"d {_quoted(directory)} 0700 {node.user} {node.user} -" for directory in private),
         f"d {_quoted(node.socket_directory)} {access} -",
     )
     return NodeFile(DIRECTORIES, "\n".join(lines) + "\n")
+
+
+def users(node: Node) -> NodeFile:
+    """Return what gives the uid of the provider a name, at every boot where it has none."""
+    lines = (
+        "# The user of keyplane (sysusers.d(5)); now: systemd-sysusers keyplane.conf",
+        f'u {USER_NAME} {node.user} "keyplane" {_quoted(node.settings.state_dir)}',
+    )
+    return NodeFile(USERS, "\n".join(lines) + "\n")
 
 
 def systemd_unit(node: Node, program: Path) -> NodeFile:
@@ -104,24 +120,9 @@ def systemd_unit(node: Node, program: Path) -> NodeFile:
             config=f"Environment={_quoted(f'KEYPLANE_CONFIG={node.config}')}\n"
             if node.config not in (None, DEFAULT_CONFIG_FILE)
             else "",
-            state=_quoted(node.settings.state_dir),
-            run=_quoted(node.socket_directory),
+            places=" ".join(map(_quoted, _written(node))),
         ),
     )
-
-
-def static_pod(node: Node, image: str) -> NodeFile:
-    """Return a static pod that runs the provider.
-
-    Args:
-        node: what it is for.
-        image: of keyplane, with the token's module if that is not SoftHSM2.
-
-    Raises:
-        SettingsError: there is no group of the name ``provider.socket_group``.
-    """
-    text = yaml.safe_dump(_pod(node, image), sort_keys=False, width=100)
-    return NodeFile(STATIC_POD, _POD_COMMENT + text, 0o600)
 
 
 def api_server_lines(node: Node) -> NodeFile:
@@ -136,9 +137,9 @@ def api_server_lines(node: Node) -> NodeFile:
             f"--encryption-provider-config={ENCRYPTION_CONFIG}",
             "--encryption-provider-config-automatic-reload=true",
         ],
-        "volumeMounts": [_mount(name, path) for name, (path, _) in mounts.items()],
+        "volumeMounts": [mount(name, path) for name, (path, _) in mounts.items()],
     }
-    volumes = [_volume(name, path, kind) for name, (path, kind) in mounts.items()]
+    volumes = [volume(name, path, kind) for name, (path, kind) in mounts.items()]
     spec = {"spec": {"containers": [container], "volumes": volumes}}
     return NodeFile(API_SERVER_LINES, _LINES_COMMENT + yaml.safe_dump(spec, sort_keys=False))
 
@@ -167,7 +168,7 @@ NoNewPrivileges=yes
 CapabilityBoundingSet=
 ProtectSystem=strict
 # Made by /etc/tmpfiles.d/keyplane.conf.
-ReadWritePaths={state} {run}
+ReadWritePaths={places}
 ProtectHome=yes
 PrivateTmp=yes
 ProtectKernelTunables=yes
@@ -179,114 +180,30 @@ LockPersonality=yes
 WantedBy=multi-user.target
 """
 
-_POD_COMMENT = """\
-# The KMS v2 provider as a static pod. To upgrade without a failed call, add a copy with
-# another name and the new image, wait until this one stands by, and remove this one: see
-# docs/provider.md.
-"""
-
 _LINES_COMMENT = """\
 # Lines for kube-apiserver's manifest (/etc/kubernetes/manifests/kube-apiserver.yaml). Add
 # them to what stands there; this file is read by nobody. Do it last, when the provider runs:
-# kube-apiserver starts again at once.
+# kube-apiserver starts again at once. kubeadm writes the manifest anew at every upgrade, so
+# tell kubeadm too: docs/install.md.
 """
 
 
-def _pod(node: Node, image: str) -> dict[str, Any]:
-    shared = list(_shared(node))
-    container: dict[str, Any] = {
-        "name": "provider",
-        "image": image,
-        "command": ["keyplane", "serve", "provider", "--takeover", "--standby"],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "resources": {
-            "requests": {"cpu": "50m", "memory": "128Mi"},
-            "limits": {"memory": "512Mi"},
-        },
-        "volumeMounts": [
-            _mount(name, path, read_only=read_only) for name, path, _, read_only in shared
-        ],
-    }
-    if node.config is not None:
-        container["env"] = [{"name": "KEYPLANE_CONFIG", "value": str(node.config)}]
-    if probe := _liveness(node.settings.provider.health_address):
-        container["livenessProbe"] = probe
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": "keyplane-provider-a",
-            "namespace": "kube-system",
-            "labels": {"app.kubernetes.io/name": "keyplane-provider"},
-        },
-        "spec": {
-            # The node's name is the provider's, and kubelet asks on the loopback address.
-            "hostNetwork": True,
-            "automountServiceAccountToken": False,
-            "priorityClassName": "system-node-critical",
-            # Not OnFailure: kubelet would not start it again after an orderly reboot.
-            "restartPolicy": "Always",
-            # A process that was taken over answers until its clients have gone.
-            "terminationGracePeriodSeconds": 30,
-            "securityContext": _identity(node),
-            "containers": [container],
-            "volumes": [_volume(name, path, kind) for name, path, kind, _ in shared],
-        },
-    }
+def _written(node: Node) -> Iterator[Path]:
+    """Yield the directories that the provider writes to."""
+    yield node.settings.state_dir
+    yield node.socket_directory
+    if node.keyring_directory:
+        yield node.keyring_directory
 
 
-def _identity(node: Node) -> dict[str, Any]:
-    group = node.settings.provider.socket_group
-    return {
-        "runAsUser": node.user,
-        "runAsGroup": node.user,
-        "runAsNonRoot": node.user != 0,
-        **({"supplementalGroups": [group_id_of(group)]} if group else {}),
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
+def mount(name: str, path: Path, *, read_only: bool = True) -> dict[str, Any]:
+    """Return a volume's mount at the node's own path."""
+    found: dict[str, Any] = {"name": name, "mountPath": str(path)}
+    return {**found, "readOnly": True} if read_only else found
 
 
-def _shared(node: Node) -> Iterator[tuple[str, Path, str, bool]]:
-    """Yield what the pod shares with its node: name, path, kind, and whether only to read."""
-    settings = node.settings
-    config = (node.config or DEFAULT_CONFIG_FILE).parent
-    yield "run", node.socket_directory, "Directory", False
-    yield "state", settings.state_dir, "Directory", False
-    yield "config", config, "DirectoryOrCreate", True
-    covered = (settings.state_dir, config)
-    files = {"pin": settings.token.pin_file, "store-password": settings.store.password_file}
-    for name, file in files.items():
-        if file is not None and not any(file.is_relative_to(place) for place in covered):
-            yield name, file, "File", True
-    keyring = settings.keyring.parent
-    if not keyring.is_relative_to(settings.state_dir):
-        yield "keyring", keyring, "Directory", False
-    if settings.provider.socket_group:
-        # The image does not know the name of the node's group.
-        yield "groups", Path("/etc/group"), "File", True
-
-
-def _liveness(address: str) -> dict[str, Any] | None:
-    if not address:
-        return None
-    host, _, port = address.rpartition(":")
-    host = _WILDCARDS.get(host, host).strip("[]")
-    return {
-        "httpGet": {"host": host, "port": int(port), "path": "/livez"},
-        "initialDelaySeconds": 10,
-    }
-
-
-def _mount(name: str, path: Path, *, read_only: bool = True) -> dict[str, Any]:
-    mount: dict[str, Any] = {"name": name, "mountPath": str(path)}
-    return {**mount, "readOnly": True} if read_only else mount
-
-
-def _volume(name: str, path: Path, kind: str) -> dict[str, Any]:
+def volume(name: str, path: Path, kind: str) -> dict[str, Any]:
+    """Return a volume that is a file or directory of the node."""
     return {"name": name, "hostPath": {"path": str(path), "type": kind}}
 
 

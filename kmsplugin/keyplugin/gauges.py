@@ -71,7 +71,7 @@ USES_RATIO: Final = Family(
     Kind.GAUGE,
     "Share of its uses that the key version which Encrypt uses has used up on all nodes, as of "
     "this node's last reservation; at 1 Encrypt is refused, so that no version ever makes 2^32 "
-    "ciphertexts. Absent until the store has told it.",
+    "ciphertexts. 0 for less than a thousandth; absent without a version.",
 )
 
 REPORT: Final = (

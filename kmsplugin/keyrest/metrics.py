@@ -44,7 +44,7 @@ USES_RATIO_MAX: Final = Family(
     Kind.GAUGE,
     "The largest share of its uses that one of the key versions which this process encrypts with "
     "has used up in all processes, as of its last reservation; at 1 that key is refused until it "
-    "is rotated. Absent until there is one.",
+    "is rotated. 0 for less than a thousandth; absent until there is one.",
 )
 
 FAMILIES: Final = (

@@ -28,6 +28,9 @@ from tests.integration.chart.values import CHART, of_kind
 HOME = "keyplane-system"
 """The namespace of the release."""
 
+NODE = "cp-1"
+"""The node that all pods are on."""
+
 INIT_SECONDS_MAX = 60.0
 
 Files = Mapping[str, str]
@@ -59,9 +62,9 @@ class Host:
 
     def translated(self, text: str, places: Mapping[str, Path | str]) -> str:
         """Return a text with the paths and ports of this host."""
-        named = {**{path: str(place) for path, place in places.items()}, **self._ports()}
-        longest_first = sorted(named, key=len, reverse=True)
-        return re.sub("|".join(map(re.escape, longest_first)), lambda m: named[m[0]], text)
+        return expanded(
+            text, {**{path: str(place) for path, place in places.items()}, **self._ports()}
+        )
 
     def _ports(self) -> dict[str, str]:
         return {port: str(here) for port, here in self.ports.items()}
@@ -73,10 +76,19 @@ class HostedPod:
     def __init__(self, host: Host, name: str, spec: dict[str, Any]) -> None:
         """Make its volumes; what was there stays."""
         self._host = host
+        self._name = f"{name}-0"
         self._spec = spec
         self.directory = host.directory / name
+        self._volumes = {
+            # A directory of the node is that of this host.
+            volume["name"]: Path(
+                volume.get("hostPath", {}).get("path", self.directory / volume["name"])
+            )
+            for volume in spec["volumes"]
+        }
+        self._volumes.setdefault("state", self.directory / "state")
         for volume in spec["volumes"]:
-            place = self.directory / volume["name"]
+            place = self._volumes[volume["name"]]
             place.mkdir(parents=True, exist_ok=True)
             for file, text in self._files_of(volume).items():
                 (place / file).write_text(text)
@@ -102,7 +114,7 @@ class HostedPod:
         Args:
             until: The last one that is run; empty runs all.
         """
-        for container in self._spec["initContainers"]:
+        for container in self._spec.get("initContainers", []):
             subprocess.run(
                 self._command(container),
                 env=self._environment(container),
@@ -129,10 +141,28 @@ class HostedPod:
                 for container in self._spec["containers"]
             ]
 
+    def container(self, name: str) -> dict[str, Any]:
+        """Return a container that serves."""
+        (found,) = [each for each in self._spec["containers"] if each["name"] == name]
+        return dict(found)
+
+    def run(self, container: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in a container that serves, as ``kubectl exec`` does."""
+        found = self.container(container)
+        places = self._places(found)
+        return subprocess.run(
+            [self._host.translated(word, places) for word in words],
+            env=self._environment(found),
+            timeout=INIT_SECONDS_MAX,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def _places(self, container: dict[str, Any]) -> dict[str, Path | str]:
         # /tmp is where the test itself is.
         return {
-            mount["mountPath"]: self.directory / mount["name"] / mount.get("subPath", "")
+            mount["mountPath"]: self._volumes[mount["name"]] / mount.get("subPath", "")
             for mount in container["volumeMounts"]
             if mount["name"] != "tmp"
         }
@@ -154,28 +184,53 @@ class HostedPod:
             ours.write_text(text)
             environment["KEYPLANE_CONFIG"] = str(ours)
         for variable in container.get("env", []):
-            environment[variable["name"]] = variable.get("value") or self._secret(variable)
+            text = variable.get("value") or self._referred(variable["valueFrom"])
+            # As kubelet does with the variables that stand before.
+            known = {f"$({name})": value for name, value in environment.items()}
+            environment[variable["name"]] = expanded(text, known)
         return environment
 
-    def _secret(self, variable: dict[str, Any]) -> str:
-        ref = variable["valueFrom"]["secretKeyRef"]
+    def _referred(self, source: dict[str, Any]) -> str:
+        if "fieldRef" in source:
+            known = {"metadata.name": self._name, "spec.nodeName": NODE}
+            return known[source["fieldRef"]["fieldPath"]]
+        ref = source["secretKeyRef"]
         return self._host.secrets[ref["name"]][ref["key"]]
 
 
+def expanded(text: str, named: Mapping[str, str]) -> str:
+    """Return a text with every name replaced, the longest ones first."""
+    longest_first = sorted(named, key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, longest_first)), lambda m: named[m[0]], text)
+
+
 def ports_of(manifests: Sequence[Manifest]) -> dict[str, int]:
-    """Choose a port of this host for every port of the pods."""
-    ports = {
-        str(port["containerPort"])
+    """Choose a port of this host for every port of the pods.
+
+    That of a second worker follows that of the first, as keyplane has it.
+    """
+    named = {
+        port["containerPort"]: port["name"]
         for owner in of_kind(manifests, "StatefulSet", "Deployment")
         for container in owner["spec"]["template"]["spec"]["containers"]
         for port in container["ports"]
     }
-    return {port: free_port() for port in sorted(ports)}
+    chosen: dict[int, int] = {}
+    for port in sorted(named):
+        part, _, worker = named[port].rpartition("-")
+        follows = part == "metrics" and worker != "0"
+        chosen[port] = chosen[port - 1] + 1 if follows else free_port()
+    return {str(port): here for port, here in chosen.items()}
 
 
 def install_crds(cluster: Cluster) -> None:
-    """Install the CRDs of the chart as helm does."""
+    """Install the CRDs of the chart."""
     cluster.kubectl("apply", f"--filename={CHART / 'crds'}")
+    wait_for_crds(cluster)
+
+
+def wait_for_crds(cluster: Cluster) -> None:
+    """Wait until the API server serves Keys."""
     crd = "crd/keys.kms.keyplane.dev"
     cluster.kubectl("wait", "--for=condition=Established", crd, f"--timeout={WITHIN_SECONDS}s")
 

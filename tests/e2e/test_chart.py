@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,18 @@ from testbed.cluster import Cluster
 from testbed.errors import CommandFailedError
 from testbed.helm import Helm, Manifest, find_or_build_helm
 from testbed.waiting import wait_until
-from tests.e2e.chart_pods import HOME, apply, install_crds, rendered_account, rendered_rights
-from tests.e2e.operator_world import NAMESPACE, WITHIN_SECONDS, World
+from tests.e2e.chart_pods import HOME, apply, rendered_account, rendered_rights, wait_for_crds
+from tests.e2e.operator_world import NAMESPACE, WITHIN_SECONDS, World, key_manifest
 from tests.integration.chart.values import CHART, SHAPES, of_kind
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180, func_only=True)]
 
 RESTRICTED = "keyplane-restricted"
+
+RELEASE = "released"
+"""A release that helm itself has installed, and its namespace."""
+
+GUIDE = CHART.parents[1] / "docs" / "install.md"
 
 ACCOUNT = f"system:serviceaccount:{HOME}:keyplane-operator"
 
@@ -54,18 +60,69 @@ def audit_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(
     binaries: Binaries, audit_log: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    """A cluster that knows Keys, and what the operator asked for."""
+    """A cluster that knows Keys, because helm has installed a release there."""
     policy = audit_log.with_name("policy.json")
     policy.write_text(json.dumps(AUDIT_POLICY))
     flags = (f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}")
     here = tmp_path_factory.mktemp("cluster")
     with Cluster(here, binaries, apiserver_flags=flags) as cluster:
-        install_crds(cluster)
+        helm = Helm(find_or_build_helm(), here, kubeconfig=cluster.kubeconfig)
+        own = ("--namespace", RELEASE, "--create-namespace")
+        helm.run("install", RELEASE, CHART, *own, values=SHAPES["embedded with REST"])
+        wait_for_crds(cluster)
         for name in (HOME, RESTRICTED, NAMESPACE, "team-a", "team-b"):
             cluster.kubectl("create", "namespace", name)
         label = "pod-security.kubernetes.io/enforce=restricted"
         cluster.kubectl("label", "namespace", RESTRICTED, label, label.replace("enforce", "warn"))
         yield cluster
+
+
+# --- what helm does ---------------------------------------------------------------
+
+
+@pytest.fixture
+def releases(cluster: Cluster, tmp_path: Path) -> Helm:
+    """A helm that talks to the cluster."""
+    return Helm(find_or_build_helm(), tmp_path, kubeconfig=cluster.kubeconfig)
+
+
+def objects_of(cluster: Cluster) -> set[str]:
+    """Return every object that the release has in its namespace, as kind/name."""
+    kinds = "deployments,statefulsets,services,configmaps,networkpolicies,poddisruptionbudgets"
+    chosen = f"--selector=app.kubernetes.io/instance={RELEASE}"
+    listed = cluster.kubectl("get", kinds, f"--namespace={RELEASE}", chosen, "--output=name")
+    return {line.replace(".apps", "") for line in listed.split()}
+
+
+def test_an_upgrade_may_change_the_shape_and_a_removal_leaves_crds_and_keys(
+    cluster: Cluster, releases: Helm
+) -> None:
+    key = key_manifest("kept") | {"metadata": {"name": "kept", "namespace": RELEASE}}
+    cluster.kubectl("create", "--filename=-", input=json.dumps(key))
+    before = objects_of(cluster)
+    values = {**SHAPES["postgresql with everything"], "extraVolumes": [], "extraVolumeMounts": []}
+    releases.run("upgrade", RELEASE, CHART, "--namespace", RELEASE, values=values)
+    after = objects_of(cluster)
+    releases.run("uninstall", RELEASE, "--namespace", RELEASE)
+
+    assert f"deployment/{RELEASE}-keyplane" in before - after
+    assert f"statefulset/{RELEASE}-keyplane-rest" in after - before
+    assert objects_of(cluster) == set()
+    assert "deleted" in cluster.kubectl("delete", "key/kept", f"--namespace={RELEASE}")
+
+
+def test_the_documented_line_renews_the_crds_that_helm_has_made(
+    cluster: Cluster, releases: Helm
+) -> None:
+    line = re.compile(r"^helm (show crds) charts/keyplane \| kubectl (.*)$", re.MULTILINE)
+    ((shown, applied),) = line.findall(GUIDE.read_text())
+    crd = yaml.safe_load(releases.run(*shown.split(), CHART))
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema["description"] = "A field of the next release."
+
+    renewed = cluster.kubectl(*applied.split(), input=json.dumps(crd))
+
+    assert "serverside-applied" in renewed
 
 
 # --- what the API server takes ----------------------------------------------------

@@ -73,6 +73,79 @@ readinessProbe:
   failureThreshold: 2
 {{- end }}
 
+{{/* Workers are processes with a port each, and kubelet asks one port of a container. */}}
+{{- define "keyplane.restProbes" -}}
+{{- if eq (int .Values.rest.workers) 1 }}
+{{- include "keyplane.probes" "metrics-0" }}
+{{- else -}}
+startupProbe:
+  exec: {command: {{ include "keyplane.askWorkers" (list . "/livez") }}}
+  periodSeconds: 3
+  timeoutSeconds: 10
+  failureThreshold: 30
+livenessProbe:
+  exec: {command: {{ include "keyplane.askWorkers" (list . "/livez") }}}
+  periodSeconds: 15
+  timeoutSeconds: 10
+  failureThreshold: 3
+readinessProbe:
+  exec: {command: {{ include "keyplane.askWorkers" (list . "/readyz") }}}
+  periodSeconds: 10
+  timeoutSeconds: 10
+  failureThreshold: 2
+{{- end }}
+{{- end }}
+
+{{/* A command that fails unless every worker answers 200. Takes a list: root, path. */}}
+{{- define "keyplane.askWorkers" -}}
+{{- $ports := list -}}
+{{- range $worker := until (int (index . 0).Values.rest.workers) -}}
+{{- $ports = append $ports (add 28677 $worker | toString) -}}
+{{- end -}}
+{{- concat (list "python3" "-I" "-c" (include "keyplane.askPorts" .) (index . 1)) $ports | toJson -}}
+{{- end }}
+
+{{- define "keyplane.askPorts" -}}
+import http.client, sys
+for port in sys.argv[2:]:
+    asked = http.client.HTTPConnection("localhost", int(port), timeout=4)
+    try:
+        asked.request("GET", sys.argv[1])
+        status = asked.getresponse().status
+    except OSError as error:
+        sys.exit(f"port {port}: {error}")
+    if status != 200:
+        sys.exit(f"port {port}: {status}")
+{{- end }}
+
+{{/* Where pods of the embedded shape run: on the node that has the state directory. */}}
+{{- define "keyplane.placement" -}}
+{{- if include "keyplane.embedded" . -}}
+nodeSelector:
+  {{- if .Values.embedded.node }}
+  kubernetes.io/hostname: {{ .Values.embedded.node | quote }}
+  {{- end }}
+  {{- if .Values.nodeSelector }}
+  {{- toYaml .Values.nodeSelector | nindent 2 }}
+  {{- else }}
+  node-role.kubernetes.io/control-plane: ""
+  {{- end }}
+tolerations:
+  {{- if .Values.tolerations }}
+  {{- toYaml .Values.tolerations | nindent 2 }}
+  {{- else }}
+  - {key: node-role.kubernetes.io/control-plane, operator: Exists, effect: NoSchedule}
+  {{- end }}
+{{- else -}}
+{{- with .Values.nodeSelector -}}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{ end }}
+{{- with .Values.tolerations -}}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* What no container may do. */}}
 {{- define "keyplane.confinement" -}}
 securityContext:

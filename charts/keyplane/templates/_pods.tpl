@@ -47,6 +47,11 @@ env:
   - name: KEYPLANE_PROVIDER__NODE
     valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
   {{- else }}
+  - name: POD_NAME
+    valueFrom: {fieldRef: {fieldPath: metadata.name}}
+  # The audit of two pods must never be taken for that of one.
+  - name: KEYPLANE_PROVIDER__NODE
+    value: $(POD_NAME).{{ .Release.Namespace }}
   - name: KEYPLANE_STORE__POSTGRESQL
     valueFrom:
       secretKeyRef:
@@ -192,7 +197,7 @@ env:
     {{- range $worker := until (int .Values.rest.workers) }}
     - {name: metrics-{{ $worker }}, containerPort: {{ add 28677 $worker }}}
     {{- end }}
-  {{- include "keyplane.probes" "metrics-0" | nindent 2 }}
+  {{- include "keyplane.restProbes" . | nindent 2 }}
   resources: {{- toYaml .Values.rest.resources | nindent 4 }}
   volumeMounts:
     {{- include "keyplane.mounts" . | nindent 4 }}

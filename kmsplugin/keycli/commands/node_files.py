@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import stat
 import sys
 from collections.abc import Sequence
@@ -80,8 +81,8 @@ def node_files(
 ) -> None:
     """Write the files of a control-plane node.
 
-    Unit or static pod of the provider, its directories, EncryptionConfiguration, and
-    the lines that kube-apiserver's manifest needs, as a tree of paths on the node. The
+    Unit or static pod of the provider, its user and directories, EncryptionConfiguration,
+    and the lines that kube-apiserver's manifest needs, as a tree of paths on the node. The
     settings alone decide what is in them. A file with another content is left as it is,
     and then nothing is written.
     """
@@ -117,19 +118,33 @@ def _files(
     node: Node, kind: Kind, *, image: str | None, program: Path | None
 ) -> Sequence[NodeFile]:
     from keycli import node_documents as documents  # noqa: PLC0415
+    from keycli.node_pod import static_pod  # noqa: PLC0415
 
     match kind:
         case Kind.SYSTEMD:
             started = program or Path(sys.prefix) / "bin" / "keyplane"
             runner = documents.systemd_unit(node, started.absolute())
         case Kind.STATIC_POD:
-            runner = documents.static_pod(node, image or _default_image())
+            runner = static_pod(node, image or _default_image())
+    # kubelet runs a pod as any uid.
+    named = [documents.users(node)] if kind is Kind.SYSTEMD and _lacks_a_name(node.user) else []
     return (
         runner,
+        *named,
         documents.directories(node),
         documents.encryption_configuration(node),
         documents.api_server_lines(node),
     )
+
+
+def _lacks_a_name(user: int) -> bool:
+    """Tell whether the user has no name, or the one that an earlier run has given it."""
+    from keycli.node_documents import USER_NAME  # noqa: PLC0415
+
+    try:
+        return pwd.getpwuid(user).pw_name == USER_NAME
+    except KeyError:
+        return True
 
 
 def _default_image() -> str:
@@ -176,15 +191,29 @@ def _refuse_others(directory: Path, files: Sequence[NodeFile], states: Sequence[
 
 def _write(directory: Path, file: NodeFile) -> None:
     place = _place(directory, file)
+    # kubelet would run a half-written manifest, but for one whose name begins with a dot.
+    hidden = place.with_name(f".{place.name}")
     try:
-        place.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-        replace_durably(place, file.text.encode(), mode=file.mode)
+        _make_directory(place.parent)
+        replace_durably(hidden, file.text.encode(), mode=file.mode)
         # The umask has taken from the mode, and others need to read some of the files.
-        place.chmod(file.mode)
+        hidden.chmod(file.mode)
+        hidden.rename(place)
     except OSError as error:
         raise SettingsError(
             f"{place} cannot be written: {error.strerror}", hint="run as a user that may"
         ) from None
+
+
+def _make_directory(directory: Path) -> None:
+    """Make a directory and those above it, with modes that do not depend on the umask.
+
+    Whoever copies the tree onto a node may give its /etc the mode of the one here.
+    """
+    if not directory.is_dir():
+        _make_directory(directory.parent)
+        directory.mkdir()
+        directory.chmod(_DIRECTORY_MODE)
 
 
 def _document(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,8 @@ from tests.integration.chart.values import (
     of_kind,
     pod_specs,
 )
+
+PROBES = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
 
 pytestmark = [
     pytest.mark.timeout(180, func_only=True),
@@ -54,9 +57,19 @@ def test_every_container_says_what_it_needs(render: Render, shape: str) -> None:
 def test_every_face_is_probed(render: Render, shape: str) -> None:
     faces = [c for c in containers(render(SHAPES[shape])) if c.get("args", [""])[0] == "serve"]
     for face in faces:
-        assert face["livenessProbe"]["httpGet"]["path"] == "/livez"
-        assert face["readinessProbe"]["httpGet"]["path"] == "/readyz"
-        assert face["startupProbe"]["httpGet"]["path"] == "/livez"
+        ports = {p["containerPort"] for p in face["ports"] if "metrics" in p["name"]}
+        for probe, path in PROBES.items():
+            assert asked_by(face, probe) == (path, ports)
+
+
+def asked_by(face: dict[str, Any], probe: str) -> tuple[str, set[int]]:
+    """Return the path that a probe asks for, and the ports."""
+    asks = face[probe]
+    if "exec" in asks:
+        path, *ports = asks["exec"]["command"][4:]
+        return path, {int(port) for port in ports}
+    names = {port["name"]: port["containerPort"] for port in face["ports"]}
+    return asks["httpGet"]["path"], {names[asks["httpGet"]["port"]]}
 
 
 def test_the_operators_token_is_mounted_by_those_alone_that_need_it(

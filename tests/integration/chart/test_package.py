@@ -54,7 +54,7 @@ def paths(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
     """Yield the dotted name of every value."""
     for name, value in values.items():
         yield f"{path}{name}"
-        if isinstance(value, Mapping) and name not in {"requests", "limits"}:
+        if isinstance(value, Mapping) and name not in {"requests", "limits", "labels"}:
             yield from paths(value, f"{path}{name}.")
 
 

@@ -54,6 +54,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"podDisruptionBudget": {"maxUnavailable": 0}},
         "/podDisruptionBudget/maxUnavailable",
     ),
+    "a runbook that no browser opens": (
+        {"prometheusRule": {"runbookBase": "docs"}},
+        "/prometheusRule/runbookBase",
+    ),
     "imports from a namespace that cannot be": (
         {"imports": {"enabled": True, "namespaces": ["*"]}},
         "/imports/namespaces/0",

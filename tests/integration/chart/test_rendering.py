@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from keycore.settings import Settings, load_settings
 from keyrest.policy import read_policy_document
@@ -19,7 +18,6 @@ from tests.integration.chart.values import (
     CHART,
     POLICY,
     POSTGRESQL,
-    PROMETHEUS,
     REST,
     SHAPES,
     containers,
@@ -223,43 +221,49 @@ def test_pods_start_anew_when_their_settings_change(render: Render) -> None:
 
 def test_helm_test_asks_every_process_whether_it_is_ready(render: Render) -> None:
     (pod,) = of_kind(render(SHAPES["postgresql with everything"]), "Pod")
-    asked = [a for a in pod["spec"]["containers"][0]["args"] if a.startswith("http")]
+    _script, *asked = pod["spec"]["containers"][0]["args"]
+    services = of_kind(render(SHAPES["postgresql with everything"]), "Service")
+    every_pod = {s["metadata"]["name"] for s in services if s["spec"].get("clusterIP") == "None"}
 
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     assert asked == [
-        "http://keyplane-operator-metrics:28676/readyz",
-        "http://keyplane-rest-metrics:28677/readyz",
-        "http://keyplane-rest-metrics:28678/readyz",
+        "keyplane-operator-metrics:28676",
+        "keyplane-rest-metrics:28677",
+        "keyplane-rest-metrics:28678",
     ]
+    assert {word.partition(":")[0] for word in asked} == every_pod
 
 
-# --- the Prometheus operator ------------------------------------------------------
+@every_shape
+def test_the_test_runs_where_the_operator_may_run(render: Render, shape: str) -> None:
+    def place(spec: dict[str, Any]) -> tuple[Any, Any]:
+        return spec.get("nodeSelector"), spec.get("tolerations")
 
-MONITORING = ("ServiceMonitor", "PrometheusRule")
+    *owners, test = pod_specs(render(SHAPES[shape]))
+
+    # A cluster of one node has no other place than the control plane.
+    assert {json.dumps(place(spec)) for spec in owners} == {json.dumps(place(test))}
 
 
-def test_a_cluster_without_the_prometheus_operator_gets_nothing_of_it(render: Render) -> None:
-    assert of_kind(render(SHAPES["embedded"]), *MONITORING) == []
+def test_pods_on_postgresql_have_names_of_their_own_in_the_audit(render: Render) -> None:
+    values = {**POSTGRESQL, "rest": REST}
+    ours = [c for c in containers(render(values)) if c["name"] in {"join", "operator", "rest"}]
+
+    assert len(ours) == 4
+    for container in ours:
+        environment = {entry["name"]: entry for entry in container["env"]}
+        pod = environment["POD_NAME"]["valueFrom"]["fieldRef"]["fieldPath"]
+        assert pod == "metadata.name"
+        # Names of pods are given twice where there are two namespaces.
+        assert environment["KEYPLANE_PROVIDER__NODE"]["value"] == "$(POD_NAME).keyplane-system"
 
 
-def test_a_cluster_with_it_gets_a_monitor_of_every_metrics_port(render: Render) -> None:
-    manifests = render(SHAPES["postgresql with everything"], PROMETHEUS)
-    (monitor,) = of_kind(manifests, "ServiceMonitor")
-    wanted = monitor["spec"]["selector"]["matchLabels"].items()
-    services = [
-        s for s in of_kind(manifests, "Service") if wanted <= s["metadata"]["labels"].items()
+def test_an_embedded_pod_is_its_node_in_the_audit(render: Render) -> None:
+    (operator,) = [c for c in containers(render({})) if c["name"] == "operator"]
+
+    assert operator["env"] == [
+        {
+            "name": "KEYPLANE_PROVIDER__NODE",
+            "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}},
+        }
     ]
-    ports = {port["name"] for service in services for port in service["spec"]["ports"]}
-
-    assert {e["port"] for e in monitor["spec"]["endpoints"]} == ports
-    assert ports == {"metrics", "metrics-0", "metrics-1"}
-
-
-def test_the_rules_are_the_alerts_as_they_are(render: Render) -> None:
-    (rule,) = of_kind(render({}, PROMETHEUS), "PrometheusRule")
-
-    assert rule["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
-
-
-def test_monitoring_can_be_left_away(render: Render) -> None:
-    assert of_kind(render(SHAPES["embedded without extras"], PROMETHEUS), *MONITORING) == []

@@ -85,6 +85,7 @@ SHAPES: Final[Mapping[str, Values]] = {
             "extraEgress": [{"ports": [{"protocol": "TCP", "port": 1792}]}],
         },
         "affinity": {"nodeAffinity": {}},
+        "dashboard": {"enabled": True},
     },
     "postgresql without a password": {
         **POSTGRESQL,

@@ -129,6 +129,13 @@ def test_promql_of_the_documentation_uses_documented_metrics_only() -> None:
         assert metric_names(expression) <= names_that_are_scraped(), where
 
 
+@pytest.mark.parametrize("name", ["KeyplaneKeyIdsDiverge", "KeyplaneSeedsSoonUnreadable"])
+def test_the_documentation_asks_as_the_alert_does(name: str) -> None:
+    asked = {" ".join(expression.split()) for expression in documented_expressions().values()}
+
+    assert " ".join(alerts()[name]["expr"].split()) in asked
+
+
 def test_the_documentation_has_no_promql_outside_a_fence_of_its_own() -> None:
     for page in DOCS.glob("*.md"):
         assert "```prom" not in page.read_text().replace("```promql\n", ""), page.name

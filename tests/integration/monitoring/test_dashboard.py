@@ -12,6 +12,7 @@ import pytest
 from testbed.promtool import Promtool
 from tests.integration.monitoring.chart_files import (
     FILES,
+    alerts,
     dashboard,
     dashboard_expressions,
     documented_metrics,
@@ -135,6 +136,15 @@ def test_metrics_of_ours_follow_the_choice_of_job_node_and_instance() -> None:
         for target in panel.get("targets", ()):
             if re.search(r"\b(keyplane|process)_", target["expr"]):
                 assert chosen in target["expr"], panel["title"]
+
+
+def test_key_ids_are_compared_as_the_alert_compares_them() -> None:
+    (panel,) = [panel for panel in _panels() if panel["title"] == "Different key_ids"]
+    grouped = re.compile(r"\bby \(([^)]*)\)")
+
+    assert grouped.findall(panel["targets"][0]["expr"]) == grouped.findall(
+        alerts()["KeyplaneKeyIdsDiverge"]["expr"]
+    )
 
 
 def test_it_can_be_imported_anywhere() -> None:

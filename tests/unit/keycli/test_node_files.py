@@ -16,6 +16,7 @@ from tests.unit.keycli.conftest import Run
 UNIT = "etc/systemd/system/keyplane-provider.service"
 POD = "etc/kubernetes/manifests/keyplane-provider.yaml"
 DIRECTORIES = "etc/tmpfiles.d/keyplane.conf"
+USERS = "etc/sysusers.d/keyplane.conf"
 ENCRYPTION = "etc/kubernetes/keyplane/encryption-config.yaml"
 LINES = "etc/kubernetes/keyplane/kube-apiserver-lines.yaml"
 
@@ -43,7 +44,7 @@ def pod(node: Path) -> Mapping[str, Any]:
     return document
 
 
-def test_a_unit_comes_with_directories_and_both_files_for_the_api_server(
+def test_a_unit_comes_with_user_directories_and_both_files_for_the_api_server(
     run: Run, node: Path
 ) -> None:
     ended = run("node-files", str(node))
@@ -51,6 +52,7 @@ def test_a_unit_comes_with_directories_and_both_files_for_the_api_server(
     assert ended.code == 0
     assert written(node) == {
         UNIT: "0644",
+        USERS: "0644",
         DIRECTORIES: "0644",
         ENCRYPTION: "0600",
         LINES: "0644",
@@ -60,7 +62,7 @@ def test_a_unit_comes_with_directories_and_both_files_for_the_api_server(
 def test_a_static_pod_takes_the_place_of_the_unit(run: Run, node: Path) -> None:
     run("node-files", "--kind", "static-pod", str(node))
 
-    assert {UNIT, POD} & written(node).keys() == {POD}
+    assert {UNIT, USERS, POD} & written(node).keys() == {POD}
 
 
 def test_modes_do_not_depend_on_the_umask(run: Run, node: Path) -> None:
@@ -71,6 +73,8 @@ def test_modes_do_not_depend_on_the_umask(run: Run, node: Path) -> None:
         os.umask(before)
 
     assert written(node)[UNIT] == "0644"
+    directories = [path for path in [node, *node.rglob("*")] if path.is_dir()]
+    assert {f"{path.stat().st_mode & 0o7777:04o}" for path in directories} == {"0755"}
 
 
 def test_the_encryption_configuration_is_the_one_that_the_other_command_prints(
@@ -89,6 +93,34 @@ def test_the_directories_have_owner_and_mode(run: Run, node: Path, tmp_path: Pat
         f'd "{tmp_path}/state" 0700 4711 4711 -',
         'd "/run/kp" 0700 4711 4711 -',
     ]
+
+
+def test_a_keyring_elsewhere_can_be_written_by_the_unit(
+    run: Run, node: Path, config: Path, tmp_path: Path
+) -> None:
+    configure(config, 'keyring = "/var/keyring/node.json"\n')
+    run("node-files", str(node))
+
+    assert f'ReadWritePaths="{tmp_path}/state" "/run/kp" "/var/keyring"' in (
+        (node / UNIT).read_text()
+    )
+    assert f'd "/var/keyring" 0700 {DEFAULT_USER} {DEFAULT_USER} -' in (
+        (node / DIRECTORIES).read_text()
+    )
+
+
+def test_a_uid_without_a_name_gets_one(run: Run, node: Path, tmp_path: Path) -> None:
+    run("node-files", str(node))
+
+    assert (node / USERS).read_text().splitlines()[1:] == [
+        f'u keyplane {DEFAULT_USER} "keyplane" "{tmp_path}/state"'
+    ]
+
+
+def test_a_uid_that_has_a_name_keeps_it(run: Run, node: Path) -> None:
+    run("node-files", "--user", "1", str(node))
+
+    assert USERS not in written(node)
 
 
 def test_a_socket_group_may_enter_the_directory(run: Run, node: Path, config: Path) -> None:
@@ -142,6 +174,14 @@ def test_the_pod_runs_the_image_that_is_named(run: Run, node: Path) -> None:
     run("node-files", "--kind", "static-pod", "--image", "mine/keyplane:7", str(node))
 
     assert pod(node)["spec"]["containers"][0]["image"] == "mine/keyplane:7"
+
+
+def test_the_pod_is_stopped_as_late_as_kube_apiserver(run: Run, node: Path) -> None:
+    run("node-files", "--kind", "static-pod", str(node))
+    spec = pod(node)["spec"]
+
+    # What kubeadm writes into its own manifests.
+    assert (spec["priorityClassName"], spec["priority"]) == ("system-node-critical", 2000001000)
 
 
 def test_the_pod_is_confined(run: Run, node: Path) -> None:
@@ -222,6 +262,35 @@ def test_the_api_servers_lines_lead_to_both_files(run: Run, node: Path) -> None:
         "/run/kp",
     }
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in spec["volumes"]}
+
+
+def test_kubeadm_is_told_the_same_as_the_api_server(run: Run, node: Path, config: Path) -> None:
+    config.write_text("")
+    guide = (Path(__file__).parents[3] / "docs" / "install.md").read_text()
+    _, _, block = guide.partition("```yaml\n# ClusterConfiguration")
+    told = yaml.safe_load(block[block.index("\n") : block.index("```")])["apiServer"]
+    run("node-files", "--user", "1", str(node))
+    spec = yaml.safe_load((node / LINES).read_text())["spec"]
+    (container,) = spec["containers"]
+
+    assert [f"--{a['name']}={a['value']}" for a in told["extraArgs"]] == container["command"]
+    assert [
+        {"name": v["name"], "mountPath": v["mountPath"], "readOnly": v["readOnly"]}
+        for v in told["extraVolumes"]
+    ] == container["volumeMounts"]
+    assert [
+        {"name": v["name"], "hostPath": {"path": v["hostPath"], "type": v["pathType"]}}
+        for v in told["extraVolumes"]
+    ] == spec["volumes"]
+
+
+def test_kubelet_never_sees_a_manifest_that_is_not_whole(run: Run, node: Path) -> None:
+    (node / POD).mkdir(parents=True)
+
+    ended = run("node-files", "--kind", "static-pod", "--force", str(node))
+
+    assert ended.code == 2
+    assert {path.name[0] for path in (node / POD).parent.iterdir() if path.is_file()} == {"."}
 
 
 # --- what was there before --------------------------------------------------------
