@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from keycore.domain.envelope import Suite
 from keycore.domain.ids import InstanceId, KeyId, VersionId
@@ -345,6 +345,10 @@ class Transaction(Protocol):
         """The instances and the installation."""
 
 
+CHANGES_NAMED_MAX: Final = 10_000
+"""Keys that one look at the store names; nobody holds more of them in memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What was written after a point in time.
@@ -355,11 +359,14 @@ class Changes:
         epoch: another text than before means that the store may have lost writes, or is
             another one: a standby took over, or a backup was restored. Whatever was
             read before counts no more.
+        too_many: more keys were written than :data:`CHANGES_NAMED_MAX`, so none is named;
+            likewise.
     """
 
     sequence: int
     key_ids: frozenset[KeyId]
     epoch: str = ""
+    too_many: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -455,7 +455,7 @@ def load_settings(config_file: Path | None = None) -> Settings:
             hint="correct --config or KEYPLANE_CONFIG, or leave both away for the defaults",
         )
 
-    file = named or DEFAULT_CONFIG_FILE
+    file = file_in_use(config_file) or DEFAULT_CONFIG_FILE
 
     class _FileSettings(Settings):
         model_config = SettingsConfigDict(toml_file=file)

@@ -1,4 +1,10 @@
-"""How long callers wait for PostgreSQL, and that not everybody waits again for the same silence."""
+"""How long callers wait for PostgreSQL, and that not everybody waits again for the same silence.
+
+``PostgresqlDatabase.errors`` begins a caller's patience. Waiting for a connection of the pool,
+proving it and opening another one use it up: ``BoundedConnection.wait`` and ``Route.connect``
+read what is left. The pool ends it when it gives a connection away; from then on each answer
+has the connection's own deadline.
+"""
 
 from __future__ import annotations
 

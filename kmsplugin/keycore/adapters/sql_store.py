@@ -18,7 +18,7 @@ from keycore.adapters.sql_rows import SqlInstanceRows, SqlProviderRows, upsert
 from keycore.adapters.sqlite_database import SqliteDatabase
 from keycore.domain.ids import KeyId, VersionId
 from keycore.errors import StoreSetupError, StoreUnavailableError
-from keycore.ports import AuditHead, Changes
+from keycore.ports import CHANGES_NAMED_MAX, AuditHead, Changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,10 @@ class SqlStore:
             newest, now = connection.execute(select(t.changes.c.sequence, epoch)).one()
             if sequence in (0, newest):
                 return Changes(newest, frozenset(), now)
-            changed = connection.execute(select(t.keys.c.id).where(t.keys.c.changed > sequence))
+            later = select(t.keys.c.id).where(t.keys.c.changed > sequence)
+            changed = connection.execute(later.limit(CHANGES_NAMED_MAX + 1)).all()
+            if len(changed) > CHANGES_NAMED_MAX:
+                return Changes(newest, frozenset(), now, too_many=True)
             return Changes(newest, frozenset(KeyId(row.id) for row in changed), now)
 
     def reserve_uses(

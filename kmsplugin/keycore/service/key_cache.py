@@ -8,7 +8,7 @@ from collections import OrderedDict
 from keycore.domain.ids import InstanceId, KeyId, VersionId
 from keycore.domain.keys import Key, VersionState
 from keycore.errors import KeyNotFoundError
-from keycore.ports import Changes, Clock, RootKeys, Store
+from keycore.ports import CHANGES_NAMED_MAX, Changes, Clock, RootKeys, Store
 from keycore.service.records import Records
 
 MAX_AGE_SECONDS = 0.5
@@ -19,8 +19,8 @@ reading itself."""
 IDLE_SECONDS = 2.0
 """How often a cache that nobody uses is compared with the store."""
 
-CAPACITY = 10_000
-"""Keys held at most; one takes about 1 kB."""
+CAPACITY = CHANGES_NAMED_MAX
+"""Keys held at most; one takes about 3 kB."""
 
 
 class KeyCache:
@@ -144,7 +144,12 @@ class KeyCache:
     def _goes_on(self, sequence: int, changes: Changes) -> bool:
         """Tell whether the store is the one that was read before, with all that was in it then."""
         # A first look names no keys, and another one may have filled the cache meanwhile.
-        return bool(sequence) and changes.epoch == self._epoch and changes.sequence >= sequence
+        return (
+            bool(sequence)
+            and changes.epoch == self._epoch
+            and changes.sequence >= sequence
+            and not changes.too_many
+        )
 
     def drop(self, key_id: KeyId) -> None:
         """Forget one key here and its working copies in the token."""

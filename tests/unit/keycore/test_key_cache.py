@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -358,12 +359,20 @@ def lost_writes(here: FakeInstallation) -> None:
     here.store._tables.sequence -= 1
 
 
+def too_many_writes(here: FakeInstallation) -> None:
+    """More keys were written than the store names."""
+    whole = here.store.changes_since
+    here.store.changes_since = lambda sequence: replace(  # type: ignore[method-assign]
+        whole(sequence), key_ids=frozenset(), too_many=True
+    )
+
+
 def another_server(here: FakeInstallation) -> None:
     """The counter stands where it stood, on a server that was started at another time."""
     here.store.epoch = "another"
 
 
-@pytest.mark.parametrize("change", [lost_writes, another_server])
+@pytest.mark.parametrize("change", [lost_writes, another_server, too_many_writes])
 def test_a_store_that_may_have_lost_writes_leaves_nothing_in_memory(
     here: FakeInstallation, change: Callable[[FakeInstallation], None]
 ) -> None:
