@@ -9,10 +9,12 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
+import psycopg
 import pytest
 from sqlalchemy import delete, event
 
 from keycore.adapters import sql_tables as t
+from keycore.adapters.postgresql_connection import Route
 from keycore.adapters.postgresql_database import PostgresqlDatabase
 from keycore.adapters.sql_place import PostgresqlPlace
 from keycore.adapters.sql_store import SqlStore
@@ -104,3 +106,19 @@ def test_nobody_writes_where_the_row_that_writers_lock_is_missing(
 
     with closing(store), pytest.raises(StoreUnavailableError), store.writing():
         pytest.fail("it is not alone")
+
+
+def test_a_server_that_stands_still_costs_one_caller_and_not_the_next(
+    postgresql_place: PostgresqlPlace, postgresql: PostgreSql, silent_port: int
+) -> None:
+    """Its silence takes the whole of a short deadline, so nothing is left for the other one."""
+    conninfo = postgresql_place.conninfo.replace(
+        f"port={postgresql.port}", f"port={silent_port},{postgresql.port}"
+    ).replace("host=127.0.0.1", "host=127.0.0.1,127.0.0.1")
+    route = Route(replace(postgresql_place, conninfo=conninfo, deadline=DEADLINE))
+    with pytest.raises(psycopg.OperationalError):
+        route.connect()
+
+    started = time.monotonic()
+    with closing(route.connect()):
+        assert time.monotonic() - started < DEADLINE.total_seconds()
