@@ -432,6 +432,14 @@ class Store(Protocol):
             in a crash are never given back.
         """
 
+    def give_back_uses(self, unused: Mapping[VersionId, int]) -> None:
+        """Take back encryptions that were reserved and that nobody will make, in one write.
+
+        Args:
+            unused: for each version how many, above 0; never more than the caller holds. A
+                version that has had fewer stays as it is: the store has lost writes.
+        """
+
     def count_start(self, limit: int) -> bool:
         """Count the start of a process, durably, unless ``limit`` were counted; tell whether."""
 

@@ -494,6 +494,29 @@ def test_uses_of_many_versions_are_reserved_at_once(store: Store) -> None:
     assert store.uses(versions) == {versions[0]: 100} | dict.fromkeys(versions[1:], 10)
 
 
+def test_uses_that_nobody_makes_are_taken_back(store: Store) -> None:
+    keys = [a_key() for _ in range(3)]
+    save(store, *keys)
+    first, second, third = (key.versions[0].id for key in keys)
+    store.reserve_uses([first, second, third], 40, 100)
+
+    store.give_back_uses({first: 30, second: 40})
+
+    assert store.uses([first, second, third]) == {first: 10, second: 0, third: 40}
+
+
+def test_more_uses_than_were_reserved_are_not_taken_back(store: Store) -> None:
+    """A standby that took over may not know of the reservation."""
+    key = a_key()
+    save(store, key)
+    version = key.versions[0].id
+    store.reserve_uses([version], 40, 100)
+
+    store.give_back_uses({version: 41})
+
+    assert store.uses([version]) == {version: 40}
+
+
 def test_starts_are_counted_up_to_the_limit(store: Store) -> None:
     assert [store.count_start(2) for _ in range(3)] == [True, True, False]
 

@@ -208,6 +208,13 @@ class MemoryStore:
                     uses[version_id] += number
             return granted
 
+    def give_back_uses(self, unused: Mapping[VersionId, int]) -> None:
+        with self._lock:
+            self._answer()
+            for version_id, count in unused.items():
+                if self._tables.uses.get(version_id, 0) >= count:
+                    self._tables.uses[version_id] -= count
+
     def count_start(self, limit: int) -> bool:
         with self._lock:
             self._answer()

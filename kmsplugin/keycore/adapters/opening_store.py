@@ -66,6 +66,10 @@ class OpeningStore:
         """Reserve up to ``count`` uses of each version."""
         return self._opened().reserve_uses(version_ids, count, limit)
 
+    def give_back_uses(self, unused: Mapping[VersionId, int]) -> None:
+        """Take back encryptions that nobody will make."""
+        self._opened().give_back_uses(unused)
+
     def count_start(self, limit: int) -> bool:
         """Count the start of a process."""
         return self._opened().count_start(limit)

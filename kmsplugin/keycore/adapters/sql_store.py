@@ -182,6 +182,17 @@ class SqlStore:
             )
             return granted
 
+    def give_back_uses(self, unused: Mapping[VersionId, int]) -> None:
+        """Take back uses that were reserved and that nobody will make, in one write.
+
+        Raises:
+            StoreUnconfirmedError: nobody knows whether they were taken back.
+            StoreUnavailableError: the store did not answer; none was taken back.
+        """
+        with self._writer() as connection:
+            given = [{"version": version, "unused": count} for version, count in unused.items()]
+            connection.execute(_SUBTRACT_USES, given)
+
     def count_start(self, limit: int) -> bool:
         """Count the start of a process unless ``limit`` were counted, and tell whether.
 
@@ -324,6 +335,14 @@ _ADD_USES = (
     update(t.key_versions)
     .where(t.key_versions.c.id == bindparam("version"))
     .values(uses=t.key_versions.c.uses + bindparam("granted"))
+)
+
+_SUBTRACT_USES = (
+    update(t.key_versions)
+    .where(
+        t.key_versions.c.id == bindparam("version"), t.key_versions.c.uses >= bindparam("unused")
+    )
+    .values(uses=t.key_versions.c.uses - bindparam("unused"))
 )
 
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import islice
 
 from keycore.domain.envelope import USES_MAX
 from keycore.domain.ids import VersionId
-from keycore.errors import KeyExhaustedError
+from keycore.errors import KeyExhaustedError, StoreUnavailableError, StoreUnconfirmedError
 from keycore.ports import Store
 
 RESERVED_AHEAD = 2**16
@@ -30,6 +31,11 @@ CREDIT_USES = 2**10
 
 STARTS_MAX = 2**20
 """Starts that can open a credit; a start an hour would take more than a century."""
+
+VERSIONS_MAX = 20_000
+"""Versions whose uses a process keeps in hand for long; each takes some hundred bytes."""
+
+_FORGOTTEN_AT_ONCE = 2_000
 
 NOTED_RATIO_MIN = 0.001
 """The share of its uses from which on a version's count is kept in memory; a process may use a
@@ -122,7 +128,8 @@ class UseBudget:
         """Reserve a block for every version that soon needs one, in one write.
 
         These are the versions that are used on credit, and those that have used up half
-        of a block. One that has reached the bound is refused from then on.
+        of a block. One that has reached the bound is refused from then on. Beyond
+        :data:`VERSIONS_MAX`, what the oldest ones have left is given back in another write.
 
         Raises:
             StoreUnavailableError: the store did not answer; what is left goes on.
@@ -131,6 +138,35 @@ class UseBudget:
             waiting = sorted(self._low)
         if waiting:
             self._add(self._store.reserve_uses(waiting, self._block, self._limit))
+        self._forget_the_oldest()
+
+    def _forget_the_oldest(self) -> None:
+        """Keep the memory bounded, in a process that uses a million versions.
+
+        A forgotten version gets credit again at its next use. So much of what it has left
+        stays reserved, which makes that credit one that was paid for already.
+        """
+        with self._lock:
+            many = min(len(self._left) - VERSIONS_MAX, _FORGOTTEN_AT_ONCE)
+            oldest = list(islice(filter(self._is_forgettable, self._left), max(0, many)))
+            left = {version_id: self._left.pop(version_id) for version_id in oldest}
+        unused = {v: count - self._credit for v, count in left.items() if count > self._credit}
+        if not unused:
+            return
+        try:
+            self._store.give_back_uses(unused)
+        except StoreUnconfirmedError:
+            # They may have been taken back, so nobody may use them.
+            raise
+        except StoreUnavailableError:
+            with self._lock:
+                for version_id, count in left.items():
+                    self._left[version_id] = self._left.get(version_id, 0) + count
+            raise
+
+    def _is_forgettable(self, version_id: VersionId) -> bool:
+        waits = version_id in self._low or version_id in self._on_credit
+        return not waits and self._left[version_id] >= self._credit
 
     def _took(self, version_id: VersionId) -> bool:
         """Use one encryption of those in hand, and tell whether there was one."""
