@@ -34,7 +34,7 @@ SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 Values = Mapping[tuple[str, ...], float]
 """Values by the values of the labels, in the order in which the family names them."""
 
-Look = Callable[[], Mapping[Family, float | Values | None]]
+Teller = Callable[[], Mapping[Family, float | Values | None]]
 """Tells what is known now, from memory. A family without labels has a number; ``None``,
 and a family that is left out, means that there is nothing to tell."""
 
@@ -63,19 +63,19 @@ class Metrics:
         """Return a gauge that the caller sets."""
         return Gauge(family.name, family.text, family.labels, registry=self._registry)
 
-    def histogram(self, family: Family, *, buckets: Sequence[float] = SECONDS) -> Histogram:
+    def histogram(self, family: Family) -> Histogram:
         """Return a histogram of seconds that the caller observes."""
         return Histogram(
-            family.name, family.text, family.labels, buckets=buckets, registry=self._registry
+            family.name, family.text, family.labels, buckets=SECONDS, registry=self._registry
         )
 
-    def follow(self, families: Sequence[Family], look: Look) -> None:
-        """Show what ``look`` tells of ``families``, whenever somebody asks.
+    def follow(self, families: Sequence[Family], tell: Teller) -> None:
+        """Show what ``tell`` says of ``families``, whenever somebody asks.
 
         Raises:
             ValueError: one of them is there already.
         """
-        self._registry.register(_FromMemory(families, look))
+        self._registry.register(_FromMemory(families, tell))
 
     def render(self) -> bytes:
         """Return everything in the text format (:data:`CONTENT_TYPE`)."""
@@ -83,9 +83,9 @@ class Metrics:
 
 
 class _FromMemory(Collector):
-    def __init__(self, families: Sequence[Family], look: Look) -> None:
+    def __init__(self, families: Sequence[Family], tell: Teller) -> None:
         self._families = families
-        self._look = look
+        self._tell = tell
 
     def describe(self) -> Iterator[_MemoryFamily]:
         """Return the families alone, by which the registry notices a second one."""
@@ -93,7 +93,7 @@ class _FromMemory(Collector):
             yield _told(family, None)
 
     def collect(self) -> Iterator[_MemoryFamily]:
-        known = self._look()
+        known = self._tell()
         for family in self._families:
             yield _told(family, known.get(family))
 
