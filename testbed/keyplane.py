@@ -6,12 +6,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from testbed.downloads import cache_directory
 from testbed.errors import CommandFailedError
 from testbed.loopback import HOST, free_port
-from testbed.postgresql import PostgreSql
 from testbed.processes import ChildProcess
 
 _COMMAND_SECONDS_MAX: Final = 120.0
@@ -51,6 +50,18 @@ credential_file = "{credential}"
 """
 
 
+class Database(Protocol):
+    """One of PostgreSQL, on one server or on several."""
+
+    @property
+    def connection(self) -> str:
+        """The connection string, without the password."""
+
+    @property
+    def password_file(self) -> Path:
+        """File with the password, mode 0600."""
+
+
 class KeyplaneInstallation:
     """State, configuration and faces of one node, as an administrator has them."""
 
@@ -63,7 +74,7 @@ class KeyplaneInstallation:
         resync: str = "PT5S",
         outage: str = "Coast",
         beside: "KeyplaneInstallation | None" = None,
-        store: PostgreSql | None = None,
+        store: Database | None = None,
     ) -> None:
         """Write the configuration file, without starting anything.
 

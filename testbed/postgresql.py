@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,29 +21,22 @@ from psycopg.conninfo import make_conninfo
 
 from testbed.errors import ControlPlaneError
 from testbed.loopback import HOST, free_port
+from testbed.postgresql_programs import Programs, obstacle
 from testbed.processes import ChildProcess
 from testbed.startable import Startable
-from testbed.unprivileged import (
-    children_of,
-    give_away,
-    is_alive,
-    make_directory,
-    unprivileged,
-    write_secret,
-)
+from testbed.unprivileged import children_of, is_alive, write_secret
 from testbed.waiting import wait_until
+
+__all__ = ["ADMIN", "USER", "PostgreSql", "obstacle"]
 
 USER: Final = "keyplane"
 """The role that keyplane logs in as; it owns its databases and nothing else."""
 
-_ADMIN: Final = "postgres"
-_INSTALLATIONS: Final = Path("/usr/lib/postgresql")
-_ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+ADMIN: Final = "postgres"
+"""The role that made the server; also the database that is always there."""
 
-_ICU_SINCE: Final = 15
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
-_COPY_SECONDS: Final = 60.0
 
 _SETTINGS: Final = {
     "listen_addresses": HOST,
@@ -55,12 +47,9 @@ _SETTINGS: Final = {
     "shared_buffers": "32MB",
     "shared_preload_libraries": "pg_stat_statements",
     "wal_keep_size": "64MB",
+    # A standby finds its primary again at once, and not within five seconds.
+    "wal_retrieve_retry_interval": "200ms",
 }
-
-
-def obstacle() -> str:
-    """Tell why no server can run on this machine; empty when one can."""
-    return "" if _programs() else "PostgreSQL is not installed; run: scripts/bootstrap tests"
 
 
 class PostgreSql(Startable):
@@ -70,6 +59,7 @@ class PostgreSql(Startable):
         name: What people call it; a standby is known to its primary by it.
         port: Its TCP port on the loopback address.
         password_file: File with the password of :data:`USER`, mode 0600.
+        admin_password_file: The same of :data:`ADMIN`.
     """
 
     def __init__(self, directory: Path, *, name: str = "postgresql") -> None:
@@ -82,26 +72,19 @@ class PostgreSql(Startable):
         Raises:
             ControlPlaneError: PostgreSQL is not installed.
         """
-        programs = _programs()
-        if programs is None:
-            raise ControlPlaneError(obstacle())
         self.name = name
         self.port = free_port()
         self.password_file = directory / "password"
-        self._programs = programs
-        self._directory = directory
-        self._admin_password_file = directory / "admin.password"
+        self.admin_password_file = directory / "admin.password"
+        self._programs = Programs.newest()
         self._data = directory / "data"
+        settings = {**_SETTINGS, "port": str(self.port), "cluster_name": name}
         self._process = ChildProcess(
             name,
-            (*unprivileged(), programs / "postgres", "-D", self._data, *self._options()),
+            self._programs.server(self._data, settings),
             directory=directory,
-            environment=_ENVIRONMENT,
+            environment=self._programs.environment,
         )
-
-    def _options(self) -> Sequence[str]:
-        settings = {**_SETTINGS, "port": str(self.port), "cluster_name": self.name}
-        return [f"--{name}={value}" for name, value in settings.items()]
 
     @property
     def connection(self) -> str:
@@ -138,8 +121,7 @@ class PostgreSql(Startable):
             self._answers, what=f"{self.name} answers", within_seconds=_START_SECONDS
         )
         if is_new:
-            self._make_role()
-            self.create_database(USER)
+            self._furnish()
 
     def stop(self) -> None:
         """Stop it, and break its connections; the data stay.
@@ -218,7 +200,7 @@ class PostgreSql(Startable):
         statement: str | sql.Composed,
         *,
         values: Sequence[object] = (),
-        database: str = _ADMIN,
+        database: str = ADMIN,
     ) -> list[tuple[Any, ...]]:
         """Run one statement as the administrator, outside of a transaction block.
 
@@ -241,64 +223,18 @@ class PostgreSql(Startable):
         return psycopg.connect(
             host=HOST,
             port=self.port,
-            user=_ADMIN,
+            user=ADMIN,
             dbname=database,
-            password=self._admin_password_file.read_text(encoding="ascii").strip(),
+            password=self.admin_password_file.read_text(encoding="ascii").strip(),
             connect_timeout=5,
             autocommit=True,
         )
 
-    def standby(self, directory: Path, *, name: str = "standby") -> PostgreSql:
-        """Make a server that follows this one, which must run; it is not started.
-
-        Args:
-            directory: For its data and log.
-            name: What people call it; letters only.
-
-        Raises:
-            ControlPlaneError: The data could not be copied.
-        """
-        copy = PostgreSql(directory, name=name)
-        for source, target in (
-            (self.password_file, copy.password_file),
-            (self._admin_password_file, copy._admin_password_file),
-        ):
-            write_secret(target, source.read_text(encoding="ascii").strip())
-        origin = make_conninfo(
-            host=HOST,
-            port=self.port,
-            user=_ADMIN,
-            application_name=name,
-            passfile=str(_pass_file(copy._admin_password_file)),
-        )
-        make_directory(copy._data)
-        self._run("pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", "--no-sync",
-                  f"--pgdata={copy._data}", f"--dbname={origin}")  # fmt: skip
-        return copy
-
-    def acknowledge_after(self, standby: PostgreSql) -> None:
-        """Acknowledge no commit from now on that a running standby does not have.
-
-        Raises:
-            DeadlineExceededError: The standby does not follow.
-        """
-        name = sql.Literal(standby.name)
-        self.ask(sql.SQL("ALTER SYSTEM SET synchronous_standby_names = {}").format(name))
-        self.ask("SELECT pg_reload_conf()")
-        wait_until(
-            lambda: self.ask("SELECT sync_state FROM pg_stat_replication") == [("sync",)],
-            what=f"{standby.name} follows {self.name}",
-            within_seconds=_START_SECONDS,
-        )
-
-    def promote(self) -> None:
-        """Make a standby a primary, and wait until it takes writes.
-
-        Raises:
-            ControlPlaneError: It did not become one within 30 s.
-        """
-        if self.ask("SELECT pg_promote(true, 30)") != [(True,)]:
-            raise ControlPlaneError(f"{self.name} did not become a primary.")
+    def set_password(self, password: str) -> None:
+        """Give keyplane's role another password, and write that into the file."""
+        change = sql.SQL("ALTER ROLE {} PASSWORD {}")
+        self.ask(change.format(sql.Identifier(USER), sql.Literal(password)))
+        write_secret(self.password_file, password)
 
     def _answers(self) -> bool:
         try:
@@ -307,66 +243,19 @@ class PostgreSql(Startable):
             return False
 
     def _make_data(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        for file in (self.password_file, self._admin_password_file):
+        for file in (self.password_file, self.admin_password_file):
             write_secret(file, secrets.token_hex(16))
-        make_directory(self._data)
-        is_icu = int(self._programs.parent.name) >= _ICU_SINCE
-        self._run("initdb", f"--pgdata={self._data}", f"--username={_ADMIN}", "--no-sync",
-                  f"--pwfile={self._admin_password_file}", "--encoding=UTF8",
-                  "--auth-local=reject", "--auth-host=scram-sha-256",
-                  *(("--locale-provider=icu", "--icu-locale=en-US") if is_icu else ()))  # fmt: skip
+        self._programs.make_data(self._data, ADMIN, self.admin_password_file)
 
-    def set_password(self, password: str) -> None:
-        """Give keyplane's role another password, and write that into the file."""
-        change = sql.SQL("ALTER ROLE {} PASSWORD {}")
-        self.ask(change.format(sql.Identifier(USER), sql.Literal(password)))
-        write_secret(self.password_file, password)
-
-    def _make_role(self) -> None:
+    def _furnish(self) -> None:
+        """Make what new data lack."""
         self.ask(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(USER)))
         self.set_password(self.password_file.read_text(encoding="ascii").strip())
         self.ask("CREATE EXTENSION pg_stat_statements")
-
-    def _run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [*unprivileged(), self._programs / program, *arguments],
-            env=_ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_COPY_SECONDS,
-        )
-        if done.returncode != 0:
-            raise ControlPlaneError(f"{program} ended with {done.returncode}: {done.stderr}")
-
-
-def either(first: PostgreSql, second: PostgreSql, *, database: str = USER) -> str:
-    """Tell the connection string for two servers of which one takes writes."""
-    return make_conninfo(
-        host=f"{HOST},{HOST}",
-        port=f"{first.port},{second.port}",
-        user=USER,
-        dbname=database,
-        target_session_attrs="read-write",
-    )
+        self.create_database(USER)
 
 
 def _send(process: int, number: signal.Signals) -> None:
     # Children end by themselves too, at any moment.
     with suppress(ProcessLookupError):
         os.kill(process, number)
-
-
-def _programs() -> Path | None:
-    """The programs of the newest installed server, or None."""
-    found = [path.parent for path in _INSTALLATIONS.glob("*/bin/postgres")]
-    return max(found, key=lambda path: int(path.parent.name), default=None)
-
-
-def _pass_file(password_file: Path) -> Path:
-    """A copy of a password in the form and with the owner that libpq asks for."""
-    file = password_file.with_suffix(".pgpass")
-    write_secret(file, f"*:*:*:*:{password_file.read_text(encoding='ascii').strip()}")
-    give_away(file)
-    return file

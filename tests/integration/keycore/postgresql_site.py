@@ -21,6 +21,10 @@ from tests.integration.keycore import store_user
 ANSWER_SECONDS = 30.0
 """How long a test waits for an answer; a process that takes longer hangs."""
 
+CALL_SECONDS_MAX = 5.0
+"""The deadline of two seconds; one more, so that the server's own word comes first; and the
+two that the driver gives each host of a list at the least."""
+
 TEMPLATE = "installed"
 
 REPOSITORY = Path(__file__).parents[3]
@@ -180,6 +184,18 @@ class LoadedSite:
         for user in self.users:
             wanted = user.do("progress") + rounds
             wait_until(_reached(user, wanted), what=what, within_seconds=within_seconds)
+
+    def check_promises(self) -> None:
+        """End the load, and look for everything that was acknowledged."""
+        self.wait_for_progress(what="all processes go on")
+        acknowledged = self.halt()
+        for user in self.users:
+            assert user.do("broken", acknowledged=acknowledged) == []
+        living = [kept for kept in acknowledged.values() if not kept["deleted"]]
+        # Whoever got no answer has asked again, and nothing was made twice.
+        assert self.users[0].do("count") == self.keys_before + len(living)
+        assert self.errors <= {"StoreUnavailableError", "StoreUnconfirmedError"}
+        assert self.slowest < CALL_SECONDS_MAX
 
     def halt(self) -> dict[str, dict[str, Any]]:
         """End the load; returns what was acknowledged, by key."""

@@ -1,4 +1,4 @@
-"""PostgreSQL dies, is cut off, stands still and is replaced, under load.
+"""PostgreSQL dies, is cut off and stands still, under load.
 
 Each time every acknowledged key is there afterwards and opens its ciphertexts, no call has
 waited for long, nothing was made twice, and the same processes go on.
@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from testbed import postgresql as postgresql_server
-from testbed.postgresql import PostgreSql, either
+from testbed.postgresql import PostgreSql
 from testbed.proxy import Proxy
 from testbed.waiting import wait_until
-from tests.integration.keycore.postgresql_site import TEMPLATE, LoadedSite, Site, StoreUser
+from tests.integration.keycore.postgresql_site import (
+    CALL_SECONDS_MAX,
+    LoadedSite,
+    Site,
+    StoreUser,
+)
 from tests.skipping import cannot_run
 
 pytestmark = pytest.mark.timeout(120)
 
 PROCESSES = 2
-FAILOVER = "failover"
-CALL_SECONDS_MAX = 5.0
-"""The deadline of two seconds; one more, so that the server's own word comes first; and the
-two that the driver gives each host of a list at the least."""
-
 OUTAGE_SECONDS = CALL_SECONDS_MAX + 1
 """A call that waits for the end of the outage has waited for too long."""
 
@@ -66,19 +65,6 @@ def users(site: Site, database: str, proxy: Proxy) -> Iterator[list[StoreUser]]:
         yield users
 
 
-def check_promises(load: LoadedSite) -> None:
-    """End the load, and look for everything that was acknowledged."""
-    load.wait_for_progress(what="all processes go on")
-    acknowledged = load.halt()
-    for user in load.users:
-        assert user.do("broken", acknowledged=acknowledged) == []
-    living = [kept for kept in acknowledged.values() if not kept["deleted"]]
-    # Whoever got no answer has asked again, and nothing was made twice.
-    assert load.users[0].do("count") == load.keys_before + len(living)
-    assert load.errors <= {"StoreUnavailableError"}
-    assert load.slowest < CALL_SECONDS_MAX
-
-
 def test_a_server_that_is_killed_again_and_again_loses_nothing(
     users: list[StoreUser], server: PostgreSql
 ) -> None:
@@ -88,7 +74,7 @@ def test_a_server_that_is_killed_again_and_again_loses_nothing(
         server.start()
         load.wait_for_progress(what="all processes go on")
 
-    check_promises(load)
+    load.check_promises()
 
 
 def test_a_server_that_is_gone_for_a_while_is_found_again(
@@ -105,7 +91,7 @@ def test_a_server_that_is_gone_for_a_while_is_found_again(
     server.start()
 
     load.wait_for_progress(what="all processes go on", within_seconds=5)
-    check_promises(load)
+    load.check_promises()
 
 
 def test_connections_that_are_cut_again_and_again_lose_nothing(
@@ -118,7 +104,7 @@ def test_connections_that_are_cut_again_and_again_lose_nothing(
         )
         proxy.cut()
 
-    check_promises(load)
+    load.check_promises()
 
 
 @pytest.mark.parametrize("how", ["the network swallows everything", "the server stands still"])
@@ -136,7 +122,7 @@ def test_nobody_waits_long_for_a_server_that_says_nothing(
 
     (proxy.resume if "network" in how else server.thaw)()
     load.wait_for_progress(what="all processes go on", within_seconds=10)
-    check_promises(load)
+    load.check_promises()
 
 
 def test_changes_that_were_missed_while_the_listener_was_cut_off_are_seen(
@@ -183,70 +169,3 @@ def test_a_new_password_is_used_without_a_restart(
             )
     finally:
         server.set_password(before.strip())
-
-
-# --- another server takes over -------------------------------------------------------
-
-
-@pytest.fixture
-def primary(tmp_path: Path, site: Site, server: PostgreSql) -> Iterator[PostgreSql]:
-    """A server of the test's own, with a database that is ready for use."""
-    with server.standby(tmp_path / "primary", name="primary") as running:
-        running.promote()
-        running.create_database(FAILOVER, template=TEMPLATE)
-        yield running
-
-
-@pytest.fixture
-def standby(tmp_path: Path, primary: PostgreSql) -> Iterator[PostgreSql]:
-    """A server that follows the primary, but that nobody waits for."""
-    with primary.standby(tmp_path / "standby") as running:
-        yield running
-
-
-@pytest.fixture
-def clients(site: Site, primary: PostgreSql, standby: PostgreSql) -> Iterator[list[StoreUser]]:
-    """Processes that know both servers."""
-    with site.users(either(primary, standby, database=FAILOVER), PROCESSES) as users:
-        yield users
-
-
-@pytest.mark.parametrize("end", ["dies", "stands still"])
-def test_a_promoted_standby_takes_over_with_everything(
-    primary: PostgreSql, standby: PostgreSql, clients: list[StoreUser], end: str
-) -> None:
-    primary.acknowledge_after(standby)
-    load = LoadedSite(clients)
-
-    (primary.kill if end == "dies" else primary.freeze)()
-    standby.promote()
-
-    load.wait_for_progress(what="all processes go on")
-    check_promises(load)
-    primary.kill()
-
-
-def test_nothing_is_wrapped_under_a_version_that_a_failover_has_lost(
-    primary: PostgreSql, standby: PostgreSql, clients: list[StoreUser]
-) -> None:
-    """A standby that nobody waited for may lack what was acknowledged last."""
-    one, other = clients
-    key_id = one.do("create")
-    first = one.do("version_of", key_id=key_id)
-    wait_until(
-        lambda: standby.ask("SELECT count(*) FROM keys", database=FAILOVER) == [(1,)],
-        what="the standby has the key",
-        within_seconds=5,
-    )
-    standby.stop()
-    one.do("rotate", key_id=key_id)
-    assert one.do("version_of", key_id=key_id) != first
-
-    primary.kill()
-    standby.start()
-    standby.promote()
-    # So many writes that the counter alone would not tell that some are missing.
-    for _ in range(5):
-        wait_until(lambda: "error" not in other.try_to("create"), what="writes", within_seconds=5)
-
-    assert one.do("version_of", key_id=key_id) == first

@@ -10,7 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from testbed.postgresql import PostgreSql, either
+from testbed.postgresql import PostgreSql
+from testbed.postgresql_standby import Standby, either
 from testbed.proxy import Proxy
 
 pytestmark = pytest.mark.timeout(60)
@@ -108,9 +109,9 @@ def test_a_stop_does_not_wait_for_clients(own_server: PostgreSql) -> None:
 def test_a_promoted_standby_has_everything_that_was_acknowledged(
     own_server: PostgreSql, tmp_path: Path
 ) -> None:
-    with own_server.standby(tmp_path / "standby") as standby:
-        own_server.acknowledge_after(standby)
-        both = either(own_server, standby)
+    with Standby(own_server, tmp_path / "standby") as standby:
+        standby.be_awaited()
+        both = either(own_server.port, standby.port)
         with connect(own_server, both) as connection:
             for number in range(100):
                 connection.execute("INSERT INTO kept VALUES (%s)", (number,))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from keycore.domain.envelope import AES_256_GCM, Face
-from keycore.domain.ids import new_uuid, uuid_bytes
+from keycore.domain.ids import VersionId, new_uuid, uuid_bytes
 from keycore.domain.keys import Key
 from keycore.errors import (
     CiphertextMalformedError,
@@ -358,6 +360,25 @@ def test_a_block_of_uses_is_ready_before_the_store_goes_away(
     ciphertext, key_id = kms.encrypt(APISERVER, SEED)
 
     assert kms.decrypt(APISERVER, ciphertext, key_id) == SEED
+
+
+def test_uses_of_a_new_version_are_in_hand_before_its_key_id_shows(
+    here: FakeInstallation, key: Key, kms: KmsProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise an Encrypt in between would wait for the store, or fail without it."""
+    before, reserve, shown = kms.outlook().key_id, here.store.reserve_uses, []
+
+    def reserved(version_ids: Sequence[VersionId], count: int, limit: int) -> dict[VersionId, int]:
+        shown.append(kms.outlook().key_id)
+        return reserve(version_ids, count, limit)
+
+    monkeypatch.setattr(here.store, "reserve_uses", reserved)
+    here.core.keys.rotate(CALLER, key.id)
+
+    kms.refresh()
+
+    assert kms.outlook().key_id != before
+    assert shown == [before]
 
 
 # --- outages are no bad ciphertexts ---------------------------------------------------
