@@ -15,7 +15,7 @@ from keycli.output import Document, as_time, show_line, show_table
 if TYPE_CHECKING:
     from keycore.audit_examination import AuditExamination
     from keycore.ports import AuditHead
-    from keycore.service.audit_verification import ChainReport
+    from keycore.service.audit_findings import ChainReport
 
 app = command_group("Audit: is the record of what was done whole?")
 
@@ -68,10 +68,37 @@ def verify(
         raise typer.Exit(ExitCode.REFUSED)
 
 
+@command(
+    app,
+    "forget",
+    examples=(
+        'keyplane audit forget 081fd755-ce42-46eb-8f7b-9dd3a1200434 --reason "cp-3 was scrapped"',
+    ),
+)
+def forget(
+    run: Invocation,
+    chain: Annotated[str, typer.Argument(metavar="CHAIN", help="ID from: keyplane audit verify")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why it is missing; for the audit.")],
+) -> None:
+    """Let a chain be missing, and say why.
+
+    Only for a chain without any file on this host, such as those of a node that was
+    scrapped. Nothing is deleted: verify goes on to list it as forgotten, and files of it
+    that turn up are verified as before.
+    """
+    from keycore.audit_forgetting import forget_chain  # noqa: PLC0415
+
+    with run.core() as core:
+        head = forget_chain(core, run.caller, chain, reason=reason)
+    run.show(_forgotten(head), lambda document: show_line(_forgotten_line(document)))
+
+
 def _document(examination: AuditExamination) -> Document:
     return {
         "outcome": "broken" if examination.broken else "ok",
         "chains": [_chain(report) for report in examination.chains],
+        "forgotten": [_forgotten(head) for head in examination.forgotten],
         "elsewhere": [_head(head) for head in examination.elsewhere],
         "unchained": [str(path) for path in examination.unchained],
     }
@@ -81,8 +108,8 @@ def _chain(report: ChainReport) -> Document:
     finding = report.finding
     return {
         "name": report.chain.name,
-        "node": report.chain.node,
-        "chain": report.chain.id,
+        "node": report.chain.node or None,
+        "chain": report.chain.id or None,
         "firstLine": report.first,
         "lastLine": report.last,
         "sealedLine": report.sealed,
@@ -109,14 +136,24 @@ def _head(head: AuditHead) -> Document:
     }
 
 
+def _forgotten(head: AuditHead) -> Document:
+    return {
+        "name": head.name,
+        "node": head.node,
+        "chain": head.chain,
+        "sealedLine": head.line,
+        "forgottenAt": as_time(head.at),
+    }
+
+
 def _show(document: Document) -> None:
     show_table(
         ("CHAIN", "NODE", "ID", "LINES", "SEALED TO", "UNSEALED", "OUTCOME"),
         [
             (
                 each["name"],
-                each["node"],
-                each["chain"],
+                each["node"] or "",
+                each["chain"] or "",
                 f"{each['firstLine']}-{each['lastLine']}" if each["lastLine"] else "",
                 str(each["sealedLine"] or ""),
                 str(each["unsealed"]),
@@ -128,17 +165,27 @@ def _show(document: Document) -> None:
     for each in document["chains"]:
         if each["finding"]:
             _show_finding(each)
+    for each in document["forgotten"]:
+        show_line(_forgotten_line(each))
     for path in document["unchained"]:
-        show_line(f"not chained: {path}, of an earlier release")
+        # Anybody may have given a file any name.
+        show_line(f"not of this release: {path!a}")
     if document["elsewhere"]:
         nodes = ", ".join(sorted({each["node"] for each in document["elsewhere"]}))
         show_line(f"to be verified elsewhere: the chains of {nodes}")
 
 
+def _forgotten_line(head: Document) -> str:
+    return (
+        f"forgotten: {head['name']} of {head['node']} ({head['chain']}), {head['sealedLine']} "
+        f"lines, on {head['forgottenAt']}"
+    )
+
+
 def _show_finding(chain: Document) -> None:
     finding = chain["finding"]
     place = f", its line {finding['fileLine']}" if finding["fileLine"] else ""
-    where = f" ({finding['file']}{place})" if finding["file"] else ""
+    where = f" ({finding['file']}{place})" if finding["file"] else f" of {chain['chain']}"
     show_line(
         f"{chain['name']}: line {finding['line']}{where} was {chain['outcome']}: {finding['what']}"
     )

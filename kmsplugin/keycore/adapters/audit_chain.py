@@ -1,4 +1,4 @@
-"""One slot's chain as this process writes it: the newest file, its room, and the next one."""
+"""One slot's chain as this process writes it: its newest file, and the next one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ from pathlib import Path
 
 import structlog
 
-from keycore.adapters.audit_files import AuditFile, Slot, Tail, chained_files, read_end
-from keycore.adapters.audit_room import (
-    CHUNK_BYTES,
-    PROMISED_BYTES,
-    give_room_back,
-    take_room,
-)
+from keycore.adapters.audit_files import AuditFile, Slot, chained_files, claim_slot, take_slot
+from keycore.adapters.audit_open_file import OpenFile
+from keycore.adapters.audit_tail import Tail, read_end, torn_begin
 from keycore.domain.audit_chain import (
     FILE,
     NO_DIGEST,
@@ -43,6 +39,7 @@ class ChainWriter:
     """Appends lines to a slot's chain. Whoever calls it holds one lock around all calls.
 
     Attributes:
+        directory: where the files are.
         chain: the chain that new lines belong to.
         number: of the newest line; 0 before the first.
         previous: digest of that line, hexadecimal.
@@ -50,26 +47,25 @@ class ChainWriter:
         past: the newest seal that was found in the file, to be checked.
         begun: this process began the chain.
         broken: why the chain does not go on where it should; empty when it does.
-        open: there is a file to write to.
     """
 
     def __init__(
-        self, directory: Path, slot: Slot, *, node: str, file_bytes: int, clock: Clock
+        self, directory: Path, face: str, *, node: str, file_bytes: int, clock: Clock
     ) -> None:
-        """Write to the chain of ``slot``; nothing is opened before :meth:`go_on`."""
-        self._directory = directory
-        self._slot = slot
+        """Write to a chain of ``face``; nothing is opened before :meth:`go_on`."""
+        self.directory = directory
+        self._face = face
         self._node = node
         self._file_bytes = file_bytes
         self._clock = clock
-        self._descriptor = -1
-        self._size = 0
+        self._slot: Slot | None = None
+        self._open: OpenFile | None = None
+        self._newest = 0
         self._next_file_at = file_bytes
-        self._room_end = 0
-        self._file = AuditFile.of(directory, slot.name, 0)
         self._retired: list[int] = []
+        self._directory_changed = False
         self._tail = Tail()
-        self.chain = Chain(new_uuid(), node, slot.name)
+        self.chain = Chain(new_uuid(), node, face)
         self.number = 0
         self.previous = NO_DIGEST
         self.unsealed = 0
@@ -78,24 +74,24 @@ class ChainWriter:
         self.broken = ""
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         """Whether there is a file to write to."""
-        return self._descriptor >= 0
+        return self._open is not None
 
     @property
     def path(self) -> Path:
-        """The newest file."""
-        return self._file.path
+        """The newest file, or the directory as long as there is none."""
+        return self._open.file.path if self._open else self.directory
 
     @property
     def room(self) -> bool:
         """Whether the line of one more operation is sure to fit."""
-        return self._size + PROMISED_BYTES <= self._room_end
+        return self._open is not None and self._open.room
 
     # --- where it goes on ------------------------------------------------------
 
     def go_on(self) -> None:
-        """Take up the chain where its newest file ends, or begin one.
+        """Take up the chain of a free slot where its newest file ends, or begin one.
 
         A chain that does not hang together is left as it is, for ``keyplane audit
         verify`` to look at, and another one is begun behind it.
@@ -103,43 +99,48 @@ class ChainWriter:
         Raises:
             OSError: there is no file to write to, and none can be made.
         """
-        files = chained_files(self._directory).get(self._slot.name, ())
-        while files and files[-1].path.stat().st_size == 0:
-            # Its process was killed before the first line.
-            files[-1].path.unlink()
-            files = files[:-1]
+        slot = self._claimed()
+        files = list(chained_files(self.directory).get(slot.name, ()))
+        fragment = torn_begin(files[-1]) if files else None
+        if fragment is not None:
+            # Its process died within the first line, which says nothing new.
+            files.pop().path.unlink()
         if not files:
             self._begin_file()
-            self.begun = True
+            self._tail, self.begun = Tail(fragment=fragment or b""), True
             return
-        self._file = files[-1]
+        self._newest = files[-1].number
         tail = read_end(files)
         if tail.fault or tail.chain is None or tail.line is None:
             self.begin_anew(f"{files[-1].path.name}: {tail.fault}")
             return
-        self._take_up(files[-1], tail)
-
-    def _take_up(self, file: AuditFile, tail: Tail) -> None:
-        assert tail.chain is not None  # noqa: S101
-        assert tail.line is not None  # noqa: S101
-        descriptor = os.open(file.path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
-        self._descriptor, self._file, self._size = descriptor, file, tail.size
-        self._next_file_at = self._file_bytes
+        if tail.chain.name != slot.name:
+            self.begin_anew(f"{files[-1].path.name}: it is of the slot {tail.chain.name}")
+            return
+        if tail.chain.node != self._node:
+            # The HSM shall seal nothing in another host's name. This one may have had it.
+            self._begin_chain(f"the chain before is of the host {tail.chain.node}")
+            return
+        self._open = OpenFile.reopen(files[-1], tail.size)
         self.chain, self.number, self.previous = tail.chain, tail.line.number, tail.line.digest
         self.unsealed, self.past = tail.unsealed, tail.seal
-        # Also what another process has taken and a kill kept it from giving back.
-        os.ftruncate(descriptor, tail.size)
-        self._take_room()
-        self._tail = tail
+        self._tail = Tail(unsealed=tail.unsealed, fragment=fragment or tail.fragment)
+
+    def _claimed(self) -> Slot:
+        if self._slot is None:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._slot = claim_slot(self.directory, self._face)
+            self.chain = Chain(self.chain.id, self._node, self._slot.name)
+        return self._slot
 
     def tell_what_was_found(self) -> None:
         """Leave a line about what the last process of this slot could not finish."""
         tail, self._tail = self._tail, Tail()
         if tail.fragment:
             kept = tail.fragment[:_FRAGMENT_CHARACTERS_MAX].decode(errors="replace")
-            self._append_own(TORN, {"bytes": len(tail.fragment), "fragment": kept})
+            self._append_found(TORN, {"bytes": len(tail.fragment), "fragment": kept})
         if tail.unsealed:
-            self._append_own(TAKEN_OVER, {"unsealed": tail.unsealed})
+            self._append_found(TAKEN_OVER, {"unsealed": tail.unsealed})
 
     def begin_anew(self, reason: str) -> None:
         """Begin another chain in the next file, and remember why.
@@ -147,17 +148,20 @@ class ChainWriter:
         Raises:
             OSError: the file cannot be made; everything stays as it is.
         """
+        self._begin_chain(reason)
+        self.begun, self.broken = True, reason
+        _log.error("the audit chain is broken and another one was begun", reason=reason)
+
+    def _begin_chain(self, reason: str) -> None:
         before = (self.chain, self.number, self.previous)
-        self.chain = Chain(new_uuid(), self._node, self._slot.name)
+        self.chain = Chain(new_uuid(), self._node, self._claimed().name)
         self.number, self.previous = 0, NO_DIGEST
         try:
             self._begin_file(reason)
         except OSError:
             self.chain, self.number, self.previous = before
             raise
-        self.unsealed, self.past, self.begun, self.broken = 1, None, True, reason
-        self._tail = Tail()
-        _log.error("the audit chain is broken and another one was begun", reason=reason)
+        self.unsealed, self.past, self._tail = 1, None, Tail()
 
     # --- lines -----------------------------------------------------------------
 
@@ -167,12 +171,12 @@ class ChainWriter:
         Raises:
             OSError: it could not be written, and nothing of it is in the file.
         """
-        self._write(line)
+        opened = self._write(line)
         self.unsealed += 1
-        if self._size > self._next_file_at:
-            self._next_file()
-        elif self._size + CHUNK_BYTES // 2 > self._room_end:
-            self._take_room()
+        if opened.size > self._next_file_at:
+            self._next_file(opened)
+        else:
+            opened.renew_room()
 
     def append_own(self, operation: str, facts: Mapping[str, str | int]) -> None:
         """Append a line about the log itself.
@@ -192,11 +196,12 @@ class ChainWriter:
         Raises:
             OSError: as :meth:`append`.
         """
-        line = checkpoint_line(self.chain, seal, number=self.number + 1, previous=self.previous)
-        self._write(line)
+        self._write(
+            checkpoint_line(self.chain, seal, number=self.number + 1, previous=self.previous)
+        )
         self.unsealed -= covered
 
-    def _append_own(self, operation: str, facts: Mapping[str, str | int]) -> None:
+    def _append_found(self, operation: str, facts: Mapping[str, str | int]) -> None:
         try:
             self.append_own(operation, facts)
         except OSError as error:
@@ -212,31 +217,14 @@ class ChainWriter:
             facts=facts,
         )
 
-    def _write(self, line: bytes) -> None:
-        if self._descriptor < 0:
+    def _write(self, line: bytes) -> OpenFile:
+        opened = self._open
+        if opened is None:
             raise OSError(errno.ENOENT, "there is no audit file")
-        whole = line + b"\n"
-        try:
-            written = os.write(self._descriptor, whole)
-        except OSError:
-            self._cut_back()
-            raise
-        if written != len(whole):
-            self._cut_back()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._size += written
+        opened.write(line + b"\n")
         self.number += 1
         self.previous = hashlib.sha256(line).hexdigest()
-
-    def _cut_back(self) -> None:
-        """Remove the part of a line that fitted, so that the next one is not glued to it."""
-        try:
-            if os.fstat(self._descriptor).st_size > self._size:
-                os.ftruncate(self._descriptor, self._size)
-        except OSError as error:
-            _log.error("a part of an audit line stays in the file", reason=error.strerror)
-        # A cut gives back what was taken ahead as well.
-        self._room_end = 0
+        return opened
 
     # --- files and room --------------------------------------------------------
 
@@ -246,64 +234,47 @@ class ChainWriter:
         Raises:
             OSError: there is none.
         """
-        if self._descriptor < 0:
-            self._go_on_again()
-        if not self.room:
-            self._room_end = take_room(self._descriptor, self._size)
+        self._opened().ask_for_room()
 
-    def _take_room(self) -> None:
-        # Whoever must have room asks again, and is told when there is none.
-        with suppress(OSError):
-            self._room_end = take_room(self._descriptor, self._size)
-
-    def _next_file(self) -> None:
+    def _next_file(self, opened: OpenFile) -> None:
         try:
             self._begin_file()
         except OSError as error:
             # The file gets longer than wanted, which hurts less than a lost line.
-            self._next_file_at = self._size + _AGAIN_BYTES
+            self._next_file_at = opened.size + _AGAIN_BYTES
             _log.warning("the next audit file could not be begun", reason=error.strerror)
 
     def _begin_file(self, reason: str = "") -> None:
         """Make a file whose first line names its chain, and write to it from now on."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        there = chained_files(self._directory).get(self._slot.name, ())
-        number = max(self._file.number, there[-1].number if there else 0) + 1
-        file = AuditFile.of(self._directory, self._slot.name, number)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW
-        before = (self._descriptor, self._file, self._size, self._room_end)
-        self._descriptor = os.open(file.path, flags, 0o600)
-        self._file, self._size, self._room_end = file, 0, 0
+        slot = self._claimed()
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        there = chained_files(self.directory).get(slot.name, ())
+        number = max(self._newest, there[-1].number if there else 0) + 1
         facts: dict[str, str | int] = {
             "chain": self.chain.id,
             "node": self.chain.node,
             "name": self.chain.name,
             "file": number,
         }
+        before, opened = (
+            self._open,
+            OpenFile.create(AuditFile.of(self.directory, slot.name, number)),
+        )
+        self._open = opened
         try:
-            self._room_end = take_room(self._descriptor, 0)
             self._write(self._own(FILE, facts | ({"reason": reason} if reason else {})))
         except OSError:
-            os.close(self._descriptor)
-            file.path.unlink(missing_ok=True)
-            self._descriptor, self._file, self._size, self._room_end = before
+            self._open = before
+            opened.discard()
             raise
+        self._newest, self._next_file_at = number, self._file_bytes
         self.unsealed += 1
-        self._next_file_at = self._file_bytes
-        self._retire(before[0])
-
-    def _retire(self, descriptor: int) -> None:
-        if descriptor < 0:
-            return
-        try:
-            give_room_back(descriptor)
-        except OSError as error:
-            _log.warning("an audit file keeps room it does not need", reason=error.strerror)
-        # Its last lines may not be on the disk yet.
-        self._retired.append(descriptor)
+        self._directory_changed = True
+        if before is not None:
+            self._retired.append(before.retire())
 
     def look(self) -> None:
-        """Make sure that the file is still there and is as this process has left it.
+        """Make sure that slot and file are still ours, and as this process has left them.
 
         Otherwise the chain goes on in another file; what was in the old one is missing
         there, as ``keyplane audit verify`` then says.
@@ -311,56 +282,70 @@ class ChainWriter:
         Raises:
             OSError: there is no file to write to, and none can be made.
         """
-        if self._descriptor < 0:
-            self._go_on_again()
-            return
-        fault = self._fault_of_file()
-        if not fault:
-            return
-        if not self.broken:
-            self.broken = f"{self.path.name} {fault} while it was written"
-            _log.error("the audit file was tampered with", path=str(self.path), fault=fault)
+        opened = self._opened()
         try:
-            self._begin_file()
+            self._keep_slot()
+            if opened is self._open and (fault := opened.fault()):
+                self._note_broken(f"{opened.file.path.name} {fault} while it was written")
+                self._begin_file()
         except OSError:
-            # Lines in a file without a name would be lost, and nobody would know.
-            os.close(self._descriptor)
-            self._descriptor, self._size, self._room_end = -1, 0, 0
+            if opened is self._open and opened.fault():
+                # Lines in a file without a name would be lost, and nobody would know.
+                self._retired.append(opened.retire())
+                self._open = None
             raise
 
-    def _go_on_again(self) -> None:
-        if self.number:
-            self._begin_file()
-        else:
-            self.go_on()
+    def _note_broken(self, reason: str) -> None:
+        if not self.broken:
+            self.broken = reason
+            _log.error("the audit file was tampered with", path=str(self.path), reason=reason)
 
-    def _fault_of_file(self) -> str:
-        ours = os.fstat(self._descriptor)
-        try:
-            there = self.path.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return "was removed"
-        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
-            return "was replaced"
-        return "" if ours.st_size == self._size else "was cut or added to"
+    def _keep_slot(self) -> None:
+        """Take the lock again when its file was removed, before another process does."""
+        slot = self._slot
+        if slot is None or slot.is_kept():
+            return
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        again = take_slot(self.directory, slot.name)
+        self._slot = again or claim_slot(self.directory, self._face)
+        slot.release()
+        if again is None:
+            self._newest = 0
+            self.begin_anew(f"another process has {slot.name}, because its lock was removed")
+
+    def _opened(self) -> OpenFile:
+        if self._open is None:
+            if self.number:
+                self._begin_file()
+            else:
+                self.go_on()
+                self.tell_what_was_found()
+        assert self._open is not None  # noqa: S101
+        return self._open
 
     def duplicates(self) -> list[int]:
         """Return descriptors of every file with lines that may not be on the disk yet.
 
         The caller syncs them without the lock, and closes them.
         """
-        retired, self._retired = self._retired, []
-        return [*retired, os.dup(self._descriptor)] if self._descriptor >= 0 else retired
+        descriptors, self._retired = self._retired, []
+        if self._open is not None:
+            descriptors.append(self._open.duplicate())
+        if self._directory_changed:
+            # A file whose name is not on the disk is gone after a power cut.
+            with suppress(OSError):
+                descriptors.append(os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY))
+            self._directory_changed = False
+        return descriptors
 
     def close(self) -> None:
         """Give back room, file and slot."""
+        if self._open is not None:
+            self._retired.append(self._open.retire())
+            self._open = None
         for descriptor in self._retired:
             os.close(descriptor)
-        if self._descriptor >= 0:
-            try:
-                give_room_back(self._descriptor)
-            except OSError as error:
-                _log.warning("an audit file keeps room it does not need", reason=error.strerror)
-            os.close(self._descriptor)
-            self._descriptor = -1
-        self._slot.release()
+        self._retired = []
+        if self._slot is not None:
+            self._slot.release()
+            self._slot = None

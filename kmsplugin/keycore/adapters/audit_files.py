@@ -1,4 +1,4 @@
-"""Names, slots and content of audit files.
+"""Names and slots of audit files, and how they are opened and read.
 
 A process takes the first free slot of its face, and with it the chain of that slot. Its
 files are ``<face>.<slot>.<number>.jsonl``. The slot is held by a lock that the kernel frees
@@ -10,20 +10,20 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from keycore.domain.audit_chain import Chain, Line, Seal, chain_of, parse_line, seal_of
-
-_NAME = re.compile(r"(?P<slot>[a-z]+\.[0-9]+)\.(?P<number>[0-9]{6,9})\.jsonl")
+_NAME = re.compile(r"(?P<slot>[a-z]+\.(?:0|[1-9][0-9]*))\.(?P<number>[0-9]{6,9})\.jsonl")
 
 _SLOTS_MAX = 1000
 
-_TAIL_BYTES = 64 * 1024
-"""How much of a file's end is read first; an orderly end leaves a checkpoint there."""
+_LINE_BYTES_MAX = 1024 * 1024
+"""What is longer is no line: a file without line breaks must not fill the memory."""
 
 _LOOKS = 4
 _LOOK_SECONDS = 0.05
@@ -42,17 +42,56 @@ class AuditFile:
         """Return the file of that number, whether it is there or not."""
         return cls(directory / f"{slot}.{number:06d}.jsonl", slot, number)
 
+    def in_place_of(self) -> str:
+        """Tell what stands where the file should be; empty when it is a file.
+
+        Raises:
+            OSError: there is nothing, or it cannot be looked at.
+        """
+        mode = self.path.lstat().st_mode
+        return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
+
+    def open(self) -> BinaryIO:
+        """Open the file for reading, and nothing that only has its name.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        # A named pipe would let whoever opens it wait for ever.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        return os.fdopen(os.open(self.path, flags), "rb")
+
+
+_KINDS: Mapping[int, str] = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
     """A slot that this process holds until :meth:`release`."""
 
     name: str
+    path: Path
     lock: int
 
     def release(self) -> None:
         """Let the next process have it."""
         os.close(self.lock)
+
+    def is_kept(self) -> bool:
+        """Tell whether the lock is still the one that other processes find."""
+        try:
+            there = self.path.lstat()
+        except OSError:
+            return False
+        ours = os.fstat(self.lock)
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def claim_slot(directory: Path, face: str) -> Slot:
@@ -62,171 +101,84 @@ def claim_slot(directory: Path, face: str) -> Slot:
         OSError: its lock file cannot be made, or all are taken.
     """
     for number in range(_SLOTS_MAX):
-        name = f"{face}.{number}"
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        lock = os.open(directory / f"{name}.lock", flags, 0o600)
+        slot = take_slot(directory, f"{face}.{number}")
+        if slot is not None:
+            return slot
+    raise BlockingIOError(f"all {_SLOTS_MAX} slots are taken")
+
+
+def take_slot(directory: Path, name: str) -> Slot | None:
+    """Take the slot of that name, or return ``None`` while another process holds it.
+
+    Raises:
+        OSError: its lock file cannot be made.
+    """
+    path = directory / f"{name}.lock"
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        slot = Slot(name, path, lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            continue
+            return None
         except BaseException:
             os.close(lock)
             raise
-        return Slot(name, lock)
-    raise BlockingIOError(f"all {_SLOTS_MAX} slots are taken")
+        if slot.is_kept():
+            return slot
+        # It was removed between opening and locking, and the next process makes another.
+        os.close(lock)
 
 
 def chained_files(directory: Path) -> Mapping[str, Sequence[AuditFile]]:
     """Return the files of every slot in the order of their numbers."""
     slots: dict[str, list[AuditFile]] = defaultdict(list)
     for path in directory.glob("*.jsonl"):
-        if found := _NAME.fullmatch(path.name):
-            slots[found["slot"]].append(AuditFile(path, found["slot"], int(found["number"])))
+        if file := _chained(path):
+            slots[file.slot].append(file)
     return {slot: sorted(slots[slot], key=lambda file: file.number) for slot in sorted(slots)}
 
 
 def unchained_files(directory: Path) -> Sequence[Path]:
-    """Return the files that earlier releases have written, whose lines are not chained."""
-    return sorted(path for path in directory.glob("*.jsonl") if not _NAME.fullmatch(path.name))
+    """Return the files that no process of this release writes or reads.
+
+    Earlier releases have written such, whose lines are not chained.
+    """
+    return sorted(path for path in directory.glob("*.jsonl") if not _chained(path))
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
+def _chained(path: Path) -> AuditFile | None:
+    found = _NAME.fullmatch(path.name)
+    if not found:
+        return None
+    file = AuditFile.of(path.parent, found["slot"], int(found["number"]))
+    # Otherwise a second file could have the same number, with a further zero before it.
+    return file if file.path.name == path.name else None
+
+
+def read_lines(file: AuditFile) -> Iterator[bytes]:
     """Yield the lines of a file with their line breaks; a cut one at the end has none.
 
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        for line in file:
-            yield line if line.endswith(b"\n") else _finished(line, file.readline)
+    with file.open() as opened:
+
+        def read() -> bytes:
+            return opened.readline(_LINE_BYTES_MAX)
+
+        while line := read():
+            yield line if line.endswith(b"\n") else _finished(line, read)
 
 
 def _finished(line: bytes, read_on: Callable[[], bytes]) -> bytes:
     """Return the last line once its process has written the rest, if there is one that does."""
     for _ in range(_LOOKS):
-        line += read_on()
-        if line.endswith(b"\n"):
+        if line.endswith(b"\n") or len(line) >= _LINE_BYTES_MAX:
             break
-        time.sleep(_LOOK_SECONDS)
+        if more := read_on():
+            line += more
+        else:
+            time.sleep(_LOOK_SECONDS)
     return line
-
-
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """The end of a slot's newest file: where its next process goes on.
-
-    Attributes:
-        chain: ``None`` when the file does not say.
-        line: the last whole line; ``None`` when there is none that hangs together.
-        size: bytes up to the end of that line.
-        seal: the newest one, if this file holds any.
-        unsealed: lines behind it, checkpoints left out.
-        fragment: what stands behind the last whole line.
-        fault: why the lines do not hang together; empty when they do.
-    """
-
-    chain: Chain | None = None
-    line: Line | None = None
-    size: int = 0
-    seal: Seal | None = None
-    unsealed: int = 0
-    fragment: bytes = b""
-    fault: str = ""
-
-
-def read_end(files: Sequence[AuditFile]) -> Tail:
-    """Read the end of a slot's newest file, and find its newest seal in whichever file it is.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
-    tail = read_tail(files[-1])
-    for file in reversed(files[:-1]):
-        if tail.seal is not None or tail.chain is None:
-            break
-        older = read_tail(file)
-        if older.chain is None or older.chain.id != tail.chain.id:
-            break
-        tail = replace(tail, seal=older.seal, unsealed=tail.unsealed + older.unsealed)
-    return tail
-
-
-def read_tail(file: AuditFile) -> Tail:
-    """Read the end of a file, back to the line that its newest seal covers.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with file.path.open("rb") as opened:
-        first = parse_line(opened.readline().rstrip(b"\n"))
-        chain = chain_of(first) if first else None
-        size, wanted = opened.seek(0, os.SEEK_END), _TAIL_BYTES
-        if chain is None:
-            return Tail(
-                size=size, fault=f"{file.path.name} does not begin with the name of a chain"
-            )
-        while True:
-            start = max(size - wanted, 0)
-            opened.seek(start)
-            tail = _tail_of(chain, opened.read(size - start), size=size, whole=start == 0)
-            if tail is not None:
-                return tail
-            wanted *= 4
-
-
-def _tail_of(chain: Chain, content: bytes, *, size: int, whole: bool) -> Tail | None:
-    """Return the tail, or ``None`` when more of the file must be read."""
-    *texts, fragment = content.split(b"\n")
-    lines = [parse_line(text) for text in (texts if whole else texts[1:])]
-    if not lines:
-        return None if not whole else Tail(chain, fragment=fragment, fault="it holds no line")
-    seal, seal_at = _newest_seal(lines)
-    first = lines[0]
-    covers = seal is not None and first is not None and first.number <= seal.line
-    if not whole and not covers:
-        return None
-    start = _place_of(seal.line, lines) if seal and covers else 0
-    sealed = lines[start] if seal and covers else None
-    counted = lines[start + 1 :] if covers else lines[seal_at + 1 :]
-    return Tail(
-        chain,
-        lines[-1],
-        size - len(fragment),
-        seal,
-        sum(1 for line in counted if line is not None and seal_of(line) is None),
-        fragment,
-        _fault_in(lines[start:]) or _contradiction(sealed, seal),
-    )
-
-
-def _place_of(number: int, lines: Sequence[Line | None]) -> int:
-    return next((at for at, line in enumerate(lines) if line and line.number == number), 0)
-
-
-def _newest_seal(lines: Sequence[Line | None]) -> tuple[Seal | None, int]:
-    for at in range(len(lines) - 1, -1, -1):
-        line = lines[at]
-        seal = seal_of(line) if line else None
-        if seal is not None:
-            return seal, at
-    return None, -1
-
-
-def _fault_in(lines: Sequence[Line | None]) -> str:
-    before: Line | None = None
-    for line in lines:
-        if line is None:
-            return "a line is no line of a chain" + (f", behind {before.number}" if before else "")
-        if before and (line.number != before.number + 1 or line.previous != before.digest):
-            return f"line {line.number} does not follow line {before.number}"
-        before = line
-    return ""
-
-
-def _contradiction(line: Line | None, seal: Seal | None) -> str:
-    if line is None or seal is None:
-        return ""
-    if line.number != seal.line or line.digest != seal.digest.hex():
-        return f"line {seal.line} is not the one that was sealed"
-    return ""

@@ -10,7 +10,6 @@ import orjson
 import structlog
 
 from keycore.adapters.audit_chain import ChainWriter
-from keycore.adapters.audit_files import claim_slot
 from keycore.adapters.audit_sealing import LINES_MAX, AuditHeads, Sealing
 from keycore.domain.audit_chain import LOST
 from keycore.errors import AuditUnavailableError, StoreSetupError
@@ -18,8 +17,9 @@ from keycore.ports import AuditCondition, AuditEvent, Clock, RecordSigner
 
 _log = structlog.get_logger(__name__)
 
-_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
-"""Faults of a disk that end without anybody changing a setting."""
+_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+"""Faults of a disk, not of an installation: the log is opened as soon as they are over.
+After a fault a disk is often mounted read-only."""
 
 _OPTIONS = orjson.OPT_UTC_Z
 
@@ -61,12 +61,7 @@ class ChainedAuditLog:
         self._owed = 0
         self._fault = ""
         self._closed = False
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            slot = claim_slot(directory, face)
-        except OSError as error:
-            raise _unusable(directory, error) from None
-        self._writer = ChainWriter(directory, slot, node=node, file_bytes=file_bytes, clock=clock)
+        self._writer = ChainWriter(directory, face, node=node, file_bytes=file_bytes, clock=clock)
         try:
             self._writer.go_on()
         except OSError as error:
@@ -94,7 +89,7 @@ class ChainedAuditLog:
                 self._note(error)
                 raise AuditUnavailableError(
                     "there is no room for audit lines, and nothing is done without",
-                    hint=f"make room on the disk of {self._writer.path.parent}",
+                    hint=f"make room on the disk of {self._writer.directory}",
                 ) from None
             self._note(None)
 

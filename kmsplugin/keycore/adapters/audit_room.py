@@ -43,12 +43,14 @@ def take_room(descriptor: int, size: int) -> int:
     end = size + CHUNK_BYTES
     if _fallocate is None:
         return _look_for_room(descriptor, end)
-    if _fallocate(descriptor, _KEEP_SIZE, size, CHUNK_BYTES) == 0:
-        return end
-    code = ctypes.get_errno()
-    if code in _UNSUPPORTED:
-        return _look_for_room(descriptor, end)
-    raise OSError(code, os.strerror(code))
+    # Python repeats its own calls after a signal, but not this one.
+    while _fallocate(descriptor, _KEEP_SIZE, size, CHUNK_BYTES) != 0:
+        code = ctypes.get_errno()
+        if code in _UNSUPPORTED:
+            return _look_for_room(descriptor, end)
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+    return end
 
 
 def give_room_back(descriptor: int) -> None:
@@ -62,6 +64,7 @@ def give_room_back(descriptor: int) -> None:
 
 def _look_for_room(descriptor: int, end: int) -> int:
     status = os.fstatvfs(descriptor)
-    if status.f_bavail * status.f_frsize < CHUNK_BYTES:
+    # Some tell of no blocks at all, such as a file system in memory without a limit.
+    if status.f_blocks and status.f_bavail * status.f_frsize < CHUNK_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return end

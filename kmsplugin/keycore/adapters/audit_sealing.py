@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from keycore.adapters.audit_chain import ChainWriter
-from keycore.domain.audit_chain import Chain, Seal, sealed_bytes
+from keycore.domain.audit_chain import Chain, Seal, forgotten_bytes, sealed_bytes
 from keycore.errors import KeyplaneError
 from keycore.ports import AuditHead, Clock, RecordSigner
 from keycore.threads import start_daemon
@@ -154,7 +154,7 @@ class Sealing:
 
     def _check_past(self) -> None:
         """Have the HSM say whether the newest seal of the file is its own."""
-        if self._past_checked:
+        if self._past_checked or not self._writer.is_open:
             return
         past, chain = self._writer.past, self._writer.chain
         if past is not None and not self._is_signed(chain, past):
@@ -178,8 +178,8 @@ class Sealing:
         self._head_checked = True
 
     def _contradiction(self, head: AuditHead, chain: Chain, past: Seal | None) -> str:
-        kept = Seal(head.line, head.digest, head.at, head.mac)
-        if not self._is_signed(chain, kept):
+        kept = _seal_of(head)
+        if not (self._is_signed(chain, kept) or self._was_forgotten(chain, kept)):
             return "the head of the chain in the store is forged"
         if past is None or past.line < kept.line:
             return f"the file was cut: the checkpoint of line {kept.line} is missing"
@@ -188,13 +188,23 @@ class Sealing:
         return ""
 
     def _miss_files(self, heads: Sequence[AuditHead], chain: Chain) -> None:
-        known = [head for head in heads if (head.node, head.name) == (chain.node, chain.name)]
+        known = [
+            head
+            for head in heads
+            if (head.node, head.name) == (chain.node, chain.name)
+            and self._is_signed(Chain(head.chain, head.node, head.name), _seal_of(head))
+        ]
         if known:
             self._writer.broken = f"all files of {chain.name} are gone"
             _log.error("audit files are gone", name=chain.name, chains=len(known))
 
     def _is_signed(self, chain: Chain, seal: Seal) -> bool:
         covered = sealed_bytes(chain, line=seal.line, digest=seal.digest, at=seal.at)
+        return self._signer.is_signed(covered, seal.mac)
+
+    def _was_forgotten(self, chain: Chain, seal: Seal) -> bool:
+        """Tell whether somebody had this chain forgotten; its next seal makes it known again."""
+        covered = forgotten_bytes(chain, line=seal.line, digest=seal.digest, at=seal.at)
         return self._signer.is_signed(covered, seal.mac)
 
     def _begin_anew(self, reason: str) -> None:
@@ -234,6 +244,10 @@ class Sealing:
             _log.warning("audit lines are not sealed, or not told to the store", reason=fault)
         elif known and not fault:
             _log.info("audit lines are sealed again")
+
+
+def _seal_of(head: AuditHead) -> Seal:
+    return Seal(head.line, head.digest, head.at, head.mac)
 
 
 def _sync(descriptors: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""Checks on files and directories: configuration, state, PIN, audit."""
+"""Checks on files and directories: configuration, state, PIN."""
 
 from __future__ import annotations
 
@@ -85,21 +85,6 @@ def check_disk(examination: Examination) -> Iterator[Verdict]:
         yield ok(f"{_size(free)} are free")
 
 
-def check_audit(examination: Examination) -> Iterator[Verdict]:
-    """Can every face go on with its audit file? None may decide anything without."""
-    directory = examination.settings.audit_dir
-    files = sorted(directory.glob("*.jsonl")) if directory.is_dir() else []
-    closed = [path for path in files if not _is_ours(path)]
-    for path in closed:
-        yield fault(
-            f"{path} cannot be written by uid {os.geteuid()}",
-            f"chown {os.geteuid()} {path} and chmod 0600 {path}",
-        )
-    if not closed:
-        size = sum(path.stat().st_size for path in files)
-        yield ok(f"{directory} can be written; it holds {_size(size)}")
-
-
 def check_pin_file(examination: Examination) -> Iterator[Verdict]:
     """Is there a PIN, and nobody else's to read? It is never shown."""
     file = pin_file(examination.settings)
@@ -140,10 +125,6 @@ def check_module_file(examination: Examination) -> Iterator[Verdict]:
 def _others_may_write(path: Path) -> bool:
     status = path.stat()
     return bool(status.st_mode & stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
-
-
-def _is_ours(path: Path) -> bool:
-    return path.stat().st_uid == os.geteuid() and os.access(path, os.W_OK)
 
 
 def _size(count: int) -> str:

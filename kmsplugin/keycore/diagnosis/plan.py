@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
-from keycore.diagnosis import clock, encryption_configuration, place, provider, store, token
+from keycore.diagnosis import (
+    audit,
+    clock,
+    encryption_configuration,
+    place,
+    provider,
+    store,
+    token,
+)
 from keycore.diagnosis.examination import Examination
 from keycore.diagnosis.findings import Check
 
@@ -21,7 +29,7 @@ _PLACE: Final[tuple[NodeCheck, ...]] = (
     Check("state directory", place.check_state_directory, _C),
     Check("permissions", place.check_permissions, _S),
     Check("disk", place.check_disk, _S),
-    Check("audit files", place.check_audit, _S),
+    Check("audit files", audit.check_audit_files, _S),
     Check("PIN file", place.check_pin_file, _S),
     Check("earlier refusal", place.check_earlier_refusal, ("PIN file",)),
 )
@@ -43,6 +51,7 @@ _STORE: Final[tuple[NodeCheck, ...]] = (
     Check("store", store.check_store, _S),
     Check("installation", store.check_installation, ("store", "token objects")),
     Check("records", store.check_records, ("installation",)),
+    Check("audit chains", audit.check_audit_chains, ("audit files", "installation")),
     Check("clock", clock.check_clock, _C),
     Check("time", clock.check_time, ("installation",)),
 )

@@ -35,7 +35,18 @@ LOST = "audit.lost"
 TORN = "audit.torn"
 """Operation of the line that keeps what a crash has left of a line."""
 
+NUMBER_MAX = 2**53
+"""No chain gets as long; what claims to be is no line of one."""
+
 _SEAL_LABEL = "keyplane/audit/seal/1"
+
+_FORGOTTEN_LABEL = "keyplane/audit/forgotten/1"
+
+_ID_CHARACTERS_MAX = 36
+
+_NODE_CHARACTERS_MAX = 253
+
+_NAME_CHARACTERS_MAX = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,15 @@ def sealed_bytes(chain: Chain, *, line: int, digest: bytes, at: datetime) -> byt
     return encode_fields((_SEAL_LABEL, chain.id, chain.node, chain.name, line, digest, at))
 
 
+def forgotten_bytes(chain: Chain, *, line: int, digest: bytes, at: datetime) -> bytes:
+    """Return the bytes that the MAC of a forgotten chain's head covers.
+
+    Whoever cannot ask the HSM can have no chain forgotten, and the head stays in the
+    store: files of the chain that turn up must still reach the line that it names.
+    """
+    return encode_fields((_FORGOTTEN_LABEL, chain.id, chain.node, chain.name, line, digest, at))
+
+
 def checkpoint_line(chain: Chain, seal: Seal, *, number: int, previous: str) -> bytes:
     """Return the one form of the line that holds ``seal`` at this place of the chain.
 
@@ -176,6 +196,8 @@ def parse_line(text: bytes) -> Line | None:
     number, previous, operation = fields.get("n"), fields.get("prev"), fields.get("operation")
     if type(number) is not int or not isinstance(previous, str) or not isinstance(operation, str):
         return None
+    if not 0 < number < NUMBER_MAX:
+        return None
     return Line(text, number, previous, operation, fields)
 
 
@@ -184,10 +206,10 @@ def chain_of(line: Line) -> Chain | None:
     if line.operation != FILE:
         return None
     fields = line.fields
-    chain, node, name = fields.get("chain"), fields.get("node"), fields.get("name")
-    if isinstance(chain, str) and isinstance(node, str) and isinstance(name, str):
-        return Chain(chain, node, name)
-    return None
+    chain = _word(fields.get("chain"), _ID_CHARACTERS_MAX)
+    node = _word(fields.get("node"), _NODE_CHARACTERS_MAX)
+    name = _word(fields.get("name"), _NAME_CHARACTERS_MAX)
+    return Chain(chain, node, name) if chain and node and name else None
 
 
 def seal_of(line: Line) -> Seal | None:
@@ -203,6 +225,13 @@ def seal_of(line: Line) -> Seal | None:
         return Seal(sealed, digest, at.astimezone(UTC), mac)
     except (KeyError, ValueError, OverflowError):
         return None
+
+
+def _word(value: object, characters_max: int) -> str:
+    """Return a text that may be shown on a terminal, or nothing: anybody may have written it."""
+    if isinstance(value, str) and len(value) <= characters_max and value.isprintable():
+        return value
+    return ""
 
 
 def _moment(at: datetime) -> str:

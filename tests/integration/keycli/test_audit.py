@@ -22,7 +22,7 @@ FILE_BYTES = 64 * 1024
 
 @contextmanager
 def writer(site: Site, *, threads: int = 2) -> Iterator[subprocess.Popen[str]]:
-    """Run a process that writes lines as fast as it can."""
+    """Run a process that writes lines without end."""
     process = subprocess.Popen(
         [
             sys.executable,
@@ -212,3 +212,33 @@ def test_a_file_that_is_removed_while_it_is_written_is_noticed(site: Site) -> No
 
     report = chain(verify(site, code=1), "rest.0")
     assert (report["outcome"], report["finding"]["file"]) == ("removed", gone.name)
+
+
+def test_a_chain_that_is_gone_is_forgotten_with_a_reason_that_the_audit_keeps(used: Site) -> None:
+    (path,) = audit_files(used.state, "cli")
+    path.unlink()
+    (lost,) = [each for each in verify(used, code=1)["chains"] if each["outcome"] != "ok"]
+
+    forgotten = used.run("audit", "forget", lost["chain"], "--reason", "scrapped", "-o", "json")
+
+    assert forgotten.code == 0, forgotten.err
+    (listed,) = verify(used, code=0)["forgotten"]
+    assert listed == forgotten.json
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    (told,) = [line for line in lines if line["operation"] == "audit.forget"]
+    assert (told["chain"], told["reason"], told["outcome"]) == (lost["chain"], "scrapped", "ok")
+    shown = used.run("audit", "verify")
+    assert f"forgotten: cli.0 of cp-1 ({lost['chain']})" in shown.out
+
+
+def test_the_doctor_tells_a_chain_that_was_cut(used: Site) -> None:
+    (path,) = audit_files(used.state, "cli")
+    edit(path, lambda lines: lines.__delitem__(slice(4, None)))
+
+    found = used.run("doctor", "--output", "json").json["findings"]
+
+    (told,) = [each for each in found if each["check"] == "audit chains"]
+    assert (told["outcome"], told["what"]) == (
+        "warning",
+        "cli.0: the checkpoint of line 4, which the store remembers, is missing",
+    )

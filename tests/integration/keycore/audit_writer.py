@@ -15,6 +15,8 @@ from keycore.bootstrap import open_audit, open_token, store_place
 from keycore.service.caller import Auditor, Caller
 from keycore.settings import AuditSettings, Settings
 
+_PAUSE_SECONDS = 0.0005
+
 
 def main(state_dir: Path, file_bytes: int, threads: int) -> None:
     """Write for ever."""
@@ -23,18 +25,22 @@ def main(state_dir: Path, file_bytes: int, threads: int) -> None:
     store = SqlStore.open(store_place(settings))
     auditor = Auditor(open_audit(settings, "rest", token, store), SystemClock())
 
+    never = threading.Event()
+
     def write() -> None:
         number = 0
         while True:
             number += 1
             with auditor.decision(Caller("rest", "writer"), "key.get", number=number):
                 pass
+            # Without a pause the tests would read hundreds of thousands of lines.
+            never.wait(_PAUSE_SECONDS)
 
     for _ in range(threads):
         threading.Thread(target=write, daemon=True).start()
     sys.stdout.write("writing\n")
     sys.stdout.flush()
-    threading.Event().wait()
+    never.wait()
 
 
 if __name__ == "__main__":

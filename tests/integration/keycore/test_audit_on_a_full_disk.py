@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from keycore.adapters import audit_room
 from keycore.adapters.audit_log import ChainedAuditLog
 from keycore.adapters.pkcs11_token import Pkcs11Token
 from keycore.adapters.sql_store import SqlStore
@@ -27,6 +28,7 @@ from keycore.service.creation import NewKey
 from keycore.service.records import Records
 from keycore.settings import Settings
 from testbed.audit import audit_files, audit_lines
+from testbed.waiting import wait_until
 from tests.skipping import cannot_run
 
 CALLER = Caller("rest", "tests")
@@ -34,23 +36,42 @@ PROVIDER = Caller("provider", "tests")
 BALLAST = "ballast"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A state directory whose audit directory is a file system of one mebibyte."""
-    directory = tmp_path / "audit"
-    directory.mkdir(mode=0o700)
+@contextmanager
+def mounted(kind: str, directory: Path, options: str) -> Iterator[None]:
+    """Have a file system in memory in the place of a directory."""
     if os.geteuid() != 0:
         cannot_run("only root may mount a small file system; run the tests as root")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", directory],
+    directory.mkdir(mode=0o700)
+    done = subprocess.run(
+        ["mount", "-t", kind, "-o", options, kind, directory],
         capture_output=True,
         text=True,
         check=False,
     )
-    if mounted.returncode != 0:
-        cannot_run(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    yield tmp_path
-    subprocess.run(["umount", "--lazy", directory], check=True)
+    if done.returncode != 0:
+        cannot_run(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A state directory whose audit directory is a file system of one mebibyte."""
+    with mounted("tmpfs", tmp_path / "audit", "size=1m,mode=0700"):
+        yield tmp_path
+
+
+@pytest.fixture
+def endless_disk(tmp_path: Path) -> Iterator[Path]:
+    """One whose audit directory is a file system that takes no room ahead and tells of none."""
+    with mounted("ramfs", tmp_path / "audit", "mode=0700"):
+        yield tmp_path
+
+
+def remount(state_dir: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", state_dir / "audit"], check=True)
 
 
 def fill(state_dir: Path) -> None:
@@ -207,3 +228,51 @@ def test_room_that_was_taken_ahead_is_given_back_at_the_end(rest: Site) -> None:
 
     assert taken * 512 >= 256 * 1024
     assert path.stat().st_blocks * 512 <= 8192
+
+
+@pytest.mark.parametrize("face", ["rest", "provider"])
+def test_a_start_on_a_read_only_disk_waits_for_the_disk_and_not_for_an_administrator(
+    small_disk: Path, softhsm_token: Pkcs11Token, sqlite_store: SqlStore, face: str
+) -> None:
+    """A kubelet that starts the provider again must not be stopped by an audit disk."""
+    remount(small_disk, "ro")
+
+    with closing(open_log(small_disk, face, softhsm_token, sqlite_store)) as log:
+        if face == "rest":
+            with pytest.raises(AuditUnavailableError):
+                log.require_room()
+        else:
+            log.require_room()
+        assert "Read-only file system" in log.condition().fault
+        remount(small_disk, "rw")
+        wait_until(lambda: not log.condition().fault, what="it writes", within_seconds=10)
+        log.require_room()
+
+    assert len(audit_files(small_disk, face)) == 1
+
+
+def test_a_disk_that_takes_no_room_ahead_and_tells_of_none_is_written_to(
+    endless_disk: Path, softhsm_token: Pkcs11Token, sqlite_store: SqlStore
+) -> None:
+    with closing(open_log(endless_disk, "rest", softhsm_token, sqlite_store)) as log:
+        log.require_room()
+
+        assert log.condition().fault == ""
+
+
+def test_without_a_way_to_take_room_ahead_as_much_must_be_free(
+    small_disk: Path,
+    softhsm_token: Pkcs11Token,
+    sqlite_store: SqlStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit_room, "_fallocate", None)
+    with closing(open_log(small_disk, "rest", softhsm_token, sqlite_store)) as log:
+        log.require_room()
+    fill(small_disk)
+
+    with closing(open_log(small_disk, "rest", softhsm_token, sqlite_store)) as log:
+        with pytest.raises(AuditUnavailableError):
+            log.require_room()
+        make_room(small_disk)
+        log.require_room()

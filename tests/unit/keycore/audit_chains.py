@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from keycore.adapters.audit_chain import ChainWriter
-from keycore.adapters.audit_files import chained_files, claim_slot, read_lines
+from keycore.adapters.audit_files import chained_files, read_lines
 from keycore.adapters.audit_sealing import Sealing
 from keycore.domain.audit_chain import encode_plain
 from keycore.ports import AuditHead
-from keycore.service.audit_verification import ChainReport, SlotFile, verify_slot
+from keycore.service.audit_findings import ChainReport, SlotFile, known_heads
+from keycore.service.audit_verification import verify_slot
 from tests.fakes.fixed_clock import FixedClock
 from tests.fakes.memory_token import InsecureMemoryToken
 
@@ -57,7 +58,8 @@ class Written:
             SlotFile(name, int(name.split(".")[2]), lines.__iter__)
             for name, lines in self.contents.items()
         ]
-        return list(verify_slot(files, self.heads, self.token.is_signed, archived=archived))
+        heads = known_heads(self.heads, self.token.is_signed)
+        return list(verify_slot("rest.0", files, heads, self.token.is_signed, archived=archived))
 
 
 def write_chain(
@@ -75,7 +77,7 @@ def write_chain(
     for at, burst in enumerate(bursts):
         writer = ChainWriter(
             directory,
-            claim_slot(directory, "rest"),
+            "rest",
             node="node-a",
             file_bytes=lines_per_file * 180,
             clock=clock,
@@ -99,4 +101,4 @@ def write_chain(
 def read_chain(directory: Path) -> Contents:
     """Return every line of the one slot that is in a directory."""
     files = chained_files(directory)["rest.0"]
-    return {file.path.name: list(read_lines(file.path)) for file in files}
+    return {file.path.name: list(read_lines(file)) for file in files}

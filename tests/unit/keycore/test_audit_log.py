@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from keycore.adapters import audit_chain
+from keycore.adapters import audit_open_file
 from keycore.adapters.audit_chain import ChainWriter
-from keycore.adapters.audit_files import claim_slot
 from keycore.adapters.audit_log import ChainedAuditLog
 from keycore.adapters.audit_sealing import LINES_MAX, Sealing
 from keycore.errors import AuditUnavailableError, StoreSetupError
@@ -54,10 +53,8 @@ class Node:
 
     def writer(self) -> tuple[ChainWriter, Sealing]:
         """Return a writer and its sealing, which runs only when it is called."""
-        self.directory.mkdir(exist_ok=True)
-        slot = claim_slot(self.directory, "rest")
         writer = ChainWriter(
-            self.directory, slot, node="node-a", file_bytes=10**6, clock=self.clock
+            self.directory, "rest", node="node-a", file_bytes=10**6, clock=self.clock
         )
         writer.go_on()
         sealing = Sealing(
@@ -265,7 +262,7 @@ def test_only_a_face_that_may_wait_asks_for_room(
     def no_room(descriptor: int, size: int) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(audit_chain, "take_room", no_room)
+    monkeypatch.setattr(audit_open_file, "take_room", no_room)
     strict, lenient = node.log(), node.log(strict=False, face="provider")
 
     with pytest.raises(AuditUnavailableError):

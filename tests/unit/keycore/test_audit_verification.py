@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keycore.adapters.audit_chain import ChainWriter
-from keycore.adapters.audit_files import claim_slot
 from keycore.domain.audit_chain import (
     NO_DIGEST,
     Chain,
@@ -24,7 +23,7 @@ from keycore.domain.audit_chain import (
     seal_of,
     sealed_bytes,
 )
-from keycore.service.audit_verification import ChainReport, Damage, Finding
+from keycore.service.audit_findings import ChainReport, Damage, Finding
 from tests.fakes.fixed_clock import FixedClock
 from tests.unit.keycore.audit_chains import Written, write_chain
 
@@ -274,7 +273,7 @@ def test_lines_that_a_successor_sealed_are_counted(tmp_path: Path) -> None:
 
     writer = ChainWriter(
         directory,
-        claim_slot(directory, "rest"),
+        "rest",
         node="node-a",
         file_bytes=10**6,
         clock=FixedClock(),
