@@ -90,7 +90,7 @@ def open_core(
         UnavailableError: token or store did not answer.
     """
     check_owner(settings.state_dir)
-    if not _is_set_up(settings):
+    if not is_set_up(settings):
         raise not_initialised(settings)
     with ExitStack() as stack:
         store = stack.enter_context(closing(_open_store(settings)))
@@ -119,7 +119,7 @@ def open_provider_core(
         UnavailableError: the token did not answer, or without a keyring the store.
     """
     check_owner(settings.state_dir)
-    if not _is_set_up(settings) and not settings.keyring.is_file():
+    if not is_set_up(settings) and not settings.keyring.is_file():
         raise not_initialised(settings)
     with ExitStack() as stack:
         token = stack.enter_context(closing(open_token(settings, observe)))
@@ -157,7 +157,7 @@ def _load_keyring(keyring: Keyring) -> tuple[NodeKeyring | None, KeyplaneError |
 
 
 def _open_store(settings: Settings) -> SqlStore:
-    if not _is_set_up(settings):
+    if not is_set_up(settings):
         raise not_initialised(settings)
     return SqlStore.open(store_place(settings))
 
@@ -176,14 +176,14 @@ def store_title(settings: Settings) -> str:
     return place.title if isinstance(place, PostgresqlPlace) else str(place)
 
 
-def _is_set_up(settings: Settings) -> bool:
+def is_set_up(settings: Settings) -> bool:
     """Tell whether this host has what it needs to reach the store.
 
     What is in a database elsewhere, only its answer tells.
     """
     if settings.store.embedded:
         return settings.database.is_file()
-    return settings.finished_marker.is_file()
+    return settings.finished_marker.is_file() and not settings.database.is_file()
 
 
 def wire(
@@ -366,6 +366,12 @@ def was_initialised(settings: Settings) -> bool:
 
 def not_initialised(settings: Settings) -> SetupError:
     """Return the error for a state directory without a finished store."""
+    if not settings.store.embedded and settings.database.is_file():
+        return StoreSetupError(
+            f"the store is still {settings.database}, and the settings name "
+            f"{store_title(settings)}",
+            hint="run: keyplane store migrate, or take store.postgresql out of the settings",
+        )
     if not settings.store.embedded:
         return NotInitialisedError(
             f"this host does not belong to an installation yet ({settings.state_dir})",
@@ -410,7 +416,7 @@ def read_installation(settings: Settings, records: Records) -> Installation:
             installation = unit.installation()
     except IntegrityError:
         raise StoreSetupError(
-            f"the store in {settings.state_dir} was not signed by this token",
+            f"the store {store_title(settings)} was not signed by this token",
             hint="connect the token that it was initialised with, or restore the matching store",
         ) from None
     if installation is None:

@@ -28,6 +28,7 @@ from keycore.bootstrap import (
     check_owner,
     connect,
     missing_store,
+    not_initialised,
     open_audit,
     open_token,
     pin_file,
@@ -127,7 +128,9 @@ def initialise(
         return made
 
 
-def join(settings: Settings, caller: Caller, *, pin_from: Path | None = None) -> Installation:
+def join(
+    settings: Settings, caller: Caller, *, pin_from: Path | None = None, again: bool = False
+) -> Installation:
     """Add this host to an installation whose store is in PostgreSQL; repeating changes nothing.
 
     The token must hold the installation's keys already: an HSM that all hosts reach, or a
@@ -139,6 +142,8 @@ def join(settings: Settings, caller: Caller, *, pin_from: Path | None = None) ->
         pin_from: a file with the user PIN, which is copied to the PIN file of the settings
             with mode 0600; ``None`` when it is there already. A host that has joined
             keeps the PIN that it has.
+        again: this host was part of the installation before, and has lost its state
+            directory. Otherwise its name must be a new one.
 
     Raises:
         SetupError: directory, module, token, PIN or store unusable, or the store was
@@ -150,6 +155,8 @@ def join(settings: Settings, caller: Caller, *, pin_from: Path | None = None) ->
             "there is nothing to join: the store is a file of this host",
             hint="set store.postgresql, or run: keyplane init",
         )
+    if settings.database.is_file():
+        raise not_initialised(settings)
     _make_state_dir(settings.state_dir)
     with exclusive(settings.state_dir / _LOCK_NAME), ExitStack() as stack:
         if pin_from is not None:
@@ -157,7 +164,10 @@ def join(settings: Settings, caller: Caller, *, pin_from: Path | None = None) ->
         _require_embedded_token(settings)
         token = stack.enter_context(closing(open_token(settings)))
         store = stack.enter_context(closing(SqlStore.open(store_place(settings))))
-        installation = read_installation(settings, Records(store, token))
+        records = Records(store, token)
+        installation = read_installation(settings, records)
+        if not again and not settings.finished_marker.is_file():
+            _refuse_known_name(settings.provider.node, records, store)
         audit = open_audit(settings, caller.face, token, store)
         stack.callback(audit.close)
         with Auditor(audit, SystemClock()).decision(
@@ -165,6 +175,21 @@ def join(settings: Settings, caller: Caller, *, pin_from: Path | None = None) ->
         ):
             _mark_finished(settings, installation)
         return installation
+
+
+def _refuse_known_name(node: str, records: Records, store: SqlStore) -> None:
+    """Refuse a name by which the store knows another host.
+
+    Rotations would not wait for both, and each would miss the other's audit.
+    """
+    with records.reading() as unit:
+        known = {found.name for found in unit.nodes()}
+    if node in known | {head.node for head in store.audit_heads()}:
+        raise SettingsError(
+            f"a host of this installation is called {node} already; nothing was changed",
+            hint="set provider.node to a name of its own; if this is that host, made anew: "
+            "keyplane join --again",
+        )
 
 
 def _require_embedded_token(settings: Settings) -> None:
@@ -238,6 +263,8 @@ def _is_ours(name: str) -> bool:
 
 
 def _refuse_if_finished(settings: Settings) -> None:
+    if not settings.store.embedded and settings.database.is_file():
+        raise not_initialised(settings)
     if settings.store.embedded and not settings.database.is_file():
         finished = False
     else:

@@ -97,11 +97,21 @@ def _host_and_port(address: str) -> str:
 
 
 def _connection_string(text: str) -> str:
-    # Whether libpq understands the rest, it says itself when the store is opened.
+    # The driver takes long to import, and only this kind of store needs it.
+    from psycopg import ProgrammingError  # noqa: PLC0415
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+
     if re.search(r"(^|[\s?&])(ssl)?password\s*=", text) or re.search(r"://[^/@]*:[^/@]*@", text):
         raise ValueError("must hold no password; put it into store.password_file")
     if not text.strip():
         raise ValueError("must not be empty; leave it away for SQLite")
+    try:
+        conninfo_to_dict(text)
+    except ProgrammingError as error:
+        # Any other text of libpq may quote the string.
+        unknown = re.search(r'invalid connection option "\w+"', str(error))
+        reason = f": {unknown.group()}" if unknown else ""
+        raise ValueError(f"is no connection string of libpq{reason}") from None
     return text
 
 

@@ -16,6 +16,11 @@ PinOption = Annotated[
     typer.Option(metavar="FILE", help="Copy the user PIN from this file, with mode 0600."),
 ]
 
+AgainOption = Annotated[
+    bool,
+    typer.Option("--again", help="This host belonged to it before, and has lost its directory."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -26,7 +31,7 @@ def register(app: typer.Typer) -> None:
     )(join)
 
 
-def join(run: Invocation, *, pin_from: PinOption = None) -> None:
+def join(run: Invocation, *, pin_from: PinOption = None, again: AgainOption = False) -> None:
     """Add this host to an installation that exists.
 
     Its store is in PostgreSQL, and its token holds the installation's keys. Nothing
@@ -36,5 +41,5 @@ def join(run: Invocation, *, pin_from: PinOption = None) -> None:
 
     run.start_logs()
     settings = run.settings
-    installation = join_installation(settings, run.caller, pin_from=pin_from)
+    installation = join_installation(settings, run.caller, pin_from=pin_from, again=again)
     run.show(installation_document(installation, str(settings.state_dir)), views.show_joined)

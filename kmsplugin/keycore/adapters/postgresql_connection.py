@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -104,7 +104,7 @@ class Route:
         """
         seconds = self._place.deadline.total_seconds()
         until = time.monotonic() + patience.left(seconds)
-        failure: psycopg.Error | None = None
+        failures: list[tuple[_Address, psycopg.Error]] = []
         addresses = sorted(_addresses(self._place), key=lambda given: _name(given) in self._silent)
         for number, address in enumerate(addresses):
             left = until - time.monotonic()
@@ -115,22 +115,31 @@ class Route:
                     address, seconds, left / (len(addresses) - number), autocommit=autocommit
                 )
             except psycopg.Error as error:
-                failure = error
+                failures.append((_name(address), error))
                 self._note(address, silent=isinstance(error, SilentError | ConnectionTimeout))
             else:
                 self._note(address, silent=False)
                 return connection
-        if failure is None:
-            # Those who only waited for other threads know nothing of the server.
-            kind = SilentError if patience.was_vain else psycopg.OperationalError
-            failure = kind(f"no connection within {seconds:g} seconds")
-        raise failure
+        if failures:
+            raise _one_of(failures)
+        # Those who only waited for other threads know nothing of the server.
+        kind = SilentError if patience.was_vain else psycopg.OperationalError
+        raise kind(f"no connection within {seconds:g} seconds")
 
     def _note(self, address: Mapping[str, Any], *, silent: bool) -> None:
         (self._silent.add if silent else self._silent.discard)(_name(address))
 
 
 _Address: TypeAlias = tuple[object, ...]
+
+
+def _one_of(failures: Sequence[tuple[_Address, psycopg.Error]]) -> psycopg.Error:
+    """Return the last of the errors, with the reasons of all."""
+    last = failures[-1][1]
+    if len(failures) == 1:
+        return last
+    reasons = (f"{host} port {port}: {reason_of(error)}" for (host, _, port), error in failures)
+    return type(last)("; ".join(reasons))
 
 
 def _name(address: Mapping[str, Any]) -> _Address:
@@ -195,9 +204,20 @@ def _password(path: Path) -> str:
             f"the file {path} with the store's password cannot be read: {reason}",
             hint="correct store.password_file",
         ) from None
+    if not password:
+        raise SettingsError(
+            f"the file {path} with the store's password is empty", hint="write the password into it"
+        )
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise SettingsError(
             f"the file {path} with the store's password is open to other users",
             hint=f"chown it to uid {os.geteuid()} and chmod 0600 {path}",
         )
     return password
+
+
+def reason_of(error: BaseException | None) -> str:
+    """Return the first line of a driver's error: the further ones may quote SQL and values."""
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return error.diag.message_primary
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

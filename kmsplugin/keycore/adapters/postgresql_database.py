@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import psycopg
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -23,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from keycore.adapters import sql_tables as t
-from keycore.adapters.postgresql_connection import BoundedConnection, Route
+from keycore.adapters.postgresql_connection import BoundedConnection, Route, reason_of
 from keycore.adapters.postgresql_listener import CHANNEL, Listener
 from keycore.adapters.postgresql_patience import Silence, patience
 from keycore.adapters.sql_database import READERS_MAX
@@ -44,6 +45,7 @@ class PostgresqlDatabase:
         self._place = place
         self._route = Route(place)
         self._silence = Silence()
+        self._was_connected = False
         self._reading = self._engine(
             READERS_MAX, isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
@@ -157,7 +159,7 @@ class PostgresqlDatabase:
             self._silence.note(error.orig)
             raise StoreUnavailableError(
                 f"the store did not answer: {reason_of(error.orig)}",
-                hint="check that PostgreSQL runs, is reached, and lets this user in",
+                hint=_hint_for(error.orig),
             ) from None
         except psycopg.Error as error:
             self._silence.note(error)
@@ -179,10 +181,14 @@ class PostgresqlDatabase:
 
     def _connect(self) -> BoundedConnection:
         try:
-            return self._route.connect()
+            connection = self._route.connect()
         except SettingsError as error:
+            if not self._was_connected:
+                raise
             # The password's file, which is read again for each connection.
             raise StoreUnavailableError(error.message, hint=error.hint) from None
+        self._was_connected = True
+        return connection
 
     def _engine(self, connections: int, **options: Any) -> Engine:
         engine = create_engine(
@@ -200,8 +206,10 @@ class PostgresqlDatabase:
         return engine
 
 
-def reason_of(error: BaseException | None) -> str:
-    """Return the first line of a driver's error: the further ones may quote SQL and values."""
-    if isinstance(error, psycopg.Error) and error.diag.message_primary:
-        return error.diag.message_primary
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _hint_for(error: BaseException | None) -> str:
+    if isinstance(error, InsufficientPrivilege):
+        return "let the role of store.postgresql own the database"
+    return (
+        "check that PostgreSQL runs, is reached, and lets this user in with the password in "
+        "store.password_file"
+    )

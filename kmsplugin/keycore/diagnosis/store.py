@@ -9,7 +9,7 @@ from typing import Final
 from keycore.adapters.sql_examination import StoreFacts, examine_store
 from keycore.adapters.sql_store import SqlStore
 from keycore.adapters.sql_tables import SCHEMA_REVISION
-from keycore.bootstrap import not_initialised, store_place
+from keycore.bootstrap import is_set_up, not_initialised, store_place
 from keycore.diagnosis.examination import Examination
 from keycore.diagnosis.findings import Verdict, fault, ok, refusal, skipped, warning
 from keycore.diagnosis.survey import Survey
@@ -109,7 +109,7 @@ def check_uses(examination: Examination) -> Iterator[Verdict]:
 def _of_server(examination: Examination) -> Iterator[Verdict]:
     """Look at a store in PostgreSQL; no lock and no upgrade."""
     settings = examination.settings
-    if not settings.finished_marker.is_file():
+    if not is_set_up(settings):
         raise not_initialised(settings)
     store = SqlStore(store_place(settings))
     examination.opened.callback(store.close)

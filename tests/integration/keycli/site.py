@@ -30,7 +30,8 @@ class Ended:
 class Site:
     """State and settings of one node. The path is short, because a unix socket lies in it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, node: str = "cp-1") -> None:
+        self.node = node
         self.state = directory / "state"
         self.socket = directory / "kms.sock"
         self.config = directory / "keyplane.toml"
@@ -45,7 +46,7 @@ class Site:
         """
         self.config.write_text(
             f'state_dir = "{self.state}"\n'
-            f'[provider]\nsocket = "{self.socket}"\nnode = "cp-1"\nhealth_address = ""\n'
+            f'[provider]\nsocket = "{self.socket}"\nnode = "{self.node}"\nhealth_address = ""\n'
             f"[token]\n{token}\n{more}\n",
             encoding="utf-8",
         )

@@ -56,7 +56,7 @@ def settings_of_store(site: Site) -> str:
 @pytest.fixture
 def second(shared: Site, tmp_path: Path) -> Site:
     """A second host, with nothing on it."""
-    site = Site(tmp_path)
+    site = Site(tmp_path, node="cp-2")
     site.configure(settings_of_store(shared))
     return site
 
@@ -152,6 +152,45 @@ def test_a_host_that_has_joined_keeps_its_pin(shared: Site, second: Site, tmp_pa
     assert second.contents() == before
 
 
+def test_a_host_with_the_name_of_another_one_cannot_join(shared: Site, tmp_path: Path) -> None:
+    """Rotations would wait for one of them alone."""
+    twin = Site(tmp_path, node=shared.node)
+    twin.configure(settings_of_store(shared))
+    give_token(shared, twin)
+
+    refused = twin.run("join", "--pin-from", str(shared.pin_file))
+    assert refused.code == 2
+    assert f"is called {shared.node} already" in refused.err
+    assert "provider.node" in refused.err
+
+    assert twin.run("join", "--again").code == 0
+    assert twin.run("join").code == 0
+
+
+@pytest.mark.parametrize("command", ["status", "join", "init", "keys list", "doctor"])
+def test_a_store_that_was_not_moved_yet_is_told_and_how_to_move_it(
+    site: Site, section: str, command: str
+) -> None:
+    site.configure(section)
+
+    ended = site.run(*command.split())
+
+    assert ended.code == 2
+    assert "keyplane store migrate" in ended.out + ended.err
+
+
+def test_a_misspelt_option_of_the_connection_string_is_named_with_the_settings(
+    empty: Site,
+) -> None:
+    empty.configure('[store]\npostgresql = "host=db usr=keyplane dbname=secret-name"\n')
+
+    refused = empty.run("status")
+
+    assert refused.code == 2
+    assert 'invalid connection option "usr"' in refused.err
+    assert "secret-name" not in refused.err
+
+
 def test_init_beside_an_installation_names_join(shared: Site, second: Site) -> None:
     refused = second.run("init")
 
@@ -205,7 +244,7 @@ def test_a_password_file_open_to_others_is_refused(
 
     refused = empty.run("init")
 
-    assert refused.code == 3
+    assert refused.code == 2
     assert "open to other users" in refused.err
 
 

@@ -19,6 +19,7 @@ from keycore.adapters.postgresql_database import PostgresqlDatabase
 from keycore.adapters.sql_place import PostgresqlPlace
 from keycore.adapters.sql_store import SqlStore
 from keycore.errors import StoreUnavailableError, StoreUnconfirmedError
+from testbed.loopback import free_port
 from testbed.postgresql import PostgreSql
 
 CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
@@ -122,3 +123,15 @@ def test_a_server_that_stands_still_costs_one_caller_and_not_the_next(
     started = time.monotonic()
     with closing(route.connect()):
         assert time.monotonic() - started < DEADLINE.total_seconds()
+
+
+def test_every_address_that_was_tried_is_told_with_its_reason() -> None:
+    ports = [free_port() for _ in range(2)]
+    conninfo = "host=127.0.0.1,127.0.0.1 port={},{} dbname=keyplane".format(*ports)
+
+    store = SqlStore(PostgresqlPlace(conninfo))
+
+    with closing(store), pytest.raises(StoreUnavailableError) as caught:
+        store.changes_since(0)
+
+    assert all(f"127.0.0.1 port {port}: " in caught.value.message for port in ports)
