@@ -51,6 +51,8 @@ def show_moved(moved: Document) -> None:
     show_line(f"{moved['rows']} rows were copied to the {moved['store']} and compared")
     show_line(f"what was the store is kept as {moved['kept']}; it is as secret as before")
     show_line()
+    show_line("From now on the database is what to back up.")
+    show_line()
     show_line("Next:")
     show_line("  start every keyplane process again, with the same settings")
     show_line("  keyplane status")
@@ -74,8 +76,8 @@ def show_status(status: Document, now: datetime) -> None:
         (
             ("installation", installation["id"]),
             ("state", installation["stateDir"]),
-            ("store", f"{status['store']['path']} (answers)"),
-            ("token", f"{token['label']} (answers)"),
+            ("store", _answering(status["store"]["path"], status["store"])),
+            ("token", _answering(token["label"], token)),
             ("  serial", token["serial"]),
             ("  model", f"{token['manufacturer']} {token['model']}".strip()),
             ("  module", token["module"]),
@@ -90,6 +92,24 @@ def show_status(status: Document, now: datetime) -> None:
         _show_provider_summary(provider)
         if provider["nodes"]:
             show_nodes(provider["nodes"], now, indent=2)
+
+
+def show_apart(status: Document) -> None:
+    """Show token and store while one of them does not answer."""
+    store, token = status["store"], status["token"]
+    show_details(
+        (
+            ("state", status["installation"]["stateDir"]),
+            ("store", _answering(store["path"], store)),
+            ("token", _answering(token["label"], token)),
+            ("  serial", token["serial"] or ""),
+            ("  module", token["module"]),
+        )
+    )
+
+
+def _answering(name: str, part: Document) -> str:
+    return f"{name} (answers)" if part["answers"] else f"{name}: {part['reason']}"
 
 
 def show_instance(instance: Document) -> None:

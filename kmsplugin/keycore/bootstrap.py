@@ -183,7 +183,12 @@ def is_set_up(settings: Settings) -> bool:
     """
     if settings.store.embedded:
         return settings.database.is_file()
-    return settings.finished_marker.is_file() and not settings.database.is_file()
+    return settings.finished_marker.is_file() and not holds_embedded_store(settings)
+
+
+def holds_embedded_store(settings: Settings) -> bool:
+    """Tell whether the file of an embedded store is here, and not one that SQLite has just made."""
+    return settings.database.is_file() and settings.database.stat().st_size > 0
 
 
 def wire(
@@ -366,7 +371,7 @@ def was_initialised(settings: Settings) -> bool:
 
 def not_initialised(settings: Settings) -> SetupError:
     """Return the error for a state directory without a finished store."""
-    if not settings.store.embedded and settings.database.is_file():
+    if not settings.store.embedded and holds_embedded_store(settings):
         return StoreSetupError(
             f"the store is still {settings.database}, and the settings name "
             f"{store_title(settings)}",

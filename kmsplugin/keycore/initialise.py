@@ -27,6 +27,7 @@ from keycore.adapters.system_clock import SystemClock
 from keycore.bootstrap import (
     check_owner,
     connect,
+    holds_embedded_store,
     missing_store,
     not_initialised,
     open_audit,
@@ -155,13 +156,14 @@ def join(
             "there is nothing to join: the store is a file of this host",
             hint="set store.postgresql, or run: keyplane init",
         )
-    if settings.database.is_file():
+    if holds_embedded_store(settings):
         raise not_initialised(settings)
     _make_state_dir(settings.state_dir)
     with exclusive(settings.state_dir / _LOCK_NAME), ExitStack() as stack:
         if pin_from is not None:
             _copy_pin(pin_from, settings)
         _require_embedded_token(settings)
+        _require_pin(settings)
         token = stack.enter_context(closing(open_token(settings)))
         store = stack.enter_context(closing(SqlStore.open(store_place(settings))))
         records = Records(store, token)
@@ -189,6 +191,15 @@ def _refuse_known_name(node: str, records: Records, store: SqlStore) -> None:
             f"a host of this installation is called {node} already; nothing was changed",
             hint="set provider.node to a name of its own; if this is that host, made anew: "
             "keyplane join --again",
+        )
+
+
+def _require_pin(settings: Settings) -> None:
+    if not settings.pin_file.is_file():
+        raise SettingsError(
+            f"there is no PIN of the token in {settings.pin_file}",
+            hint="copy it from the first host (pins/user.pin in its state directory) and run: "
+            "keyplane join --pin-from FILE",
         )
 
 
@@ -263,7 +274,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _refuse_if_finished(settings: Settings) -> None:
-    if not settings.store.embedded and settings.database.is_file():
+    if not settings.store.embedded and holds_embedded_store(settings):
         raise not_initialised(settings)
     if settings.store.embedded and not settings.database.is_file():
         finished = False

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from keycore.adapters.postgresql_tables import foreign_tables
+from keycore.adapters.sql_place import PostgresqlPlace
 from keycore.adapters.sql_store import SqlStore
 from keycore.adapters.system_clock import SystemClock
 from keycore.bootstrap import (
@@ -28,6 +30,8 @@ from keycore.settings import Settings
 
 KEPT_SUFFIX: Final = ".moved"
 """What the embedded store's file is called when it is one no more."""
+
+_NAMED_MAX: Final = 3
 
 Progress = Callable[[str, int, int], None]
 """Told what is done, how many rows of it, and of how many."""
@@ -64,8 +68,8 @@ def move_store(settings: Settings, caller: Caller, progress: Progress) -> Moved:
         progress: told how far it is.
 
     Raises:
-        SetupError: nothing to move, the database holds another installation, or the
-            copy is not the same; the old store is as it was.
+        SetupError: nothing to move, the database holds another installation or tables of
+            somebody else, or the copy is not the same; the old store is as it was.
         UnavailableError: token, store or database did not answer; likewise.
     """
     if settings.store.embedded:
@@ -73,16 +77,19 @@ def move_store(settings: Settings, caller: Caller, progress: Progress) -> Moved:
             "it is not said where the store shall go", hint="set store.postgresql to the database"
         )
     check_owner(settings.state_dir)
+    kept = settings.database.with_name(settings.database.name + KEPT_SUFFIX)
     with exclusive(settings.state_dir / "init.lock"), ExitStack() as stack:
+        # At the end, when the old store is closed; an interrupted run's are tidied by the next.
+        stack.callback(_tidy, settings.database, kept)
         if not settings.database.is_file():
-            raise _nothing_to_move(settings)
+            raise _nothing_to_move(settings, kept)
+        _refuse_foreign_tables(settings)
         token = stack.enter_context(closing(open_token(settings)))
         source = stack.enter_context(closing(SqlStore.open(settings.database)))
         installation = read_installation(settings, Records(source, token))
         target = stack.enter_context(closing(SqlStore.create(store_place(settings))))
         audit = stack.enter_context(closing(open_audit(settings, caller.face, token, target)))
         with Auditor(audit, SystemClock()).decision(caller, "store.migrate") as decision:
-            kept = settings.database.with_name(settings.database.name + KEPT_SUFFIX)
             rows = source.move_to(target, retire=lambda: _retire(settings, kept), progress=progress)
             decision.note(installation=installation.id, rows=rows)
         return Moved(installation, rows, store_title(settings), kept)
@@ -98,8 +105,35 @@ def _retire(settings: Settings, kept: Path) -> None:
         ) from None
 
 
-def _nothing_to_move(settings: Settings) -> StoreSetupError:
-    kept = settings.database.with_name(settings.database.name + KEPT_SUFFIX)
+def _tidy(database: Path, kept: Path) -> None:
+    """Take away what SQLite has left beside a file that was renamed.
+
+    The log goes with its file where it holds something, such as a write of a process that
+    was forgotten; the index into it is made anew by whoever opens the file.
+    """
+    if database.exists() or not kept.is_file():
+        return
+    log, index = (database.with_name(database.name + suffix) for suffix in ("-wal", "-shm"))
+    with suppress(OSError):
+        if log.is_file() and log.stat().st_size:
+            log.rename(kept.with_name(kept.name + "-wal"))
+        log.unlink(missing_ok=True)
+        index.unlink(missing_ok=True)
+
+
+def _refuse_foreign_tables(settings: Settings) -> None:
+    place = store_place(settings)
+    foreign = foreign_tables(place) if isinstance(place, PostgresqlPlace) else ()
+    if foreign:
+        more = f" and {len(foreign) - _NAMED_MAX} more" if len(foreign) > _NAMED_MAX else ""
+        raise StoreSetupError(
+            f"the {store_title(settings)} holds tables of somebody else: "
+            f"{', '.join(foreign[:_NAMED_MAX])}{more}; nothing was moved",
+            hint="make a database for keyplane alone, and name it in store.postgresql",
+        )
+
+
+def _nothing_to_move(settings: Settings, kept: Path) -> StoreSetupError:
     if kept.is_file():
         return StoreSetupError(
             f"the store was moved before; {kept} is what is left of it", hint="see: keyplane status"

@@ -40,10 +40,17 @@ class Upkeep(Repeating):
         if self._known.healthz != known.healthz:
             log = _log.info if self._known.healthz == HEALTHY else _log.warning
             log("health changed", healthz=self._known.healthz)
+        self._log_warnings()
+
+    def _log_warnings(self) -> None:
         warned, self._warned = self._warned, self._provider.warnings()
-        for warning in self._warned:
-            if warning not in warned:
-                _log.warning("needs attention", warning=warning)
+        new = [warning for warning in self._warned if warning not in warned]
+        for warning in new:
+            _log.warning("needs attention", warning=warning)
+        for warning in warned:
+            # What is only said in other words now, such as with another reason, goes on.
+            if warning not in self._warned and not new:
+                _log.info("attention over", warning=warning)
 
 
 class Proving(Repeating):

@@ -177,15 +177,15 @@ def _show(document: Document) -> None:
 
 def _forgotten_line(head: Document) -> str:
     return (
-        f"forgotten: {head['name']} of {head['node']} ({head['chain']}), {head['sealedLine']} "
-        f"lines, on {head['forgottenAt']}"
+        f"forgotten: {head['name']} of {head['node']} ({head['chain']}), sealed up to line "
+        f"{head['sealedLine']}, on {head['forgottenAt']}"
     )
 
 
 def _show_finding(chain: Document) -> None:
     finding = chain["finding"]
     place = f", its line {finding['fileLine']}" if finding["fileLine"] else ""
-    where = f" ({finding['file']}{place})" if finding["file"] else f" of {chain['chain']}"
-    show_line(
-        f"{chain['name']}: line {finding['line']}{where} was {chain['outcome']}: {finding['what']}"
-    )
+    where = f" ({finding['file']}{place})" if finding["file"] else ""
+    # The id is what forget wants.
+    name = f"{chain['name']} ({chain['chain']})" if chain["chain"] else chain["name"]
+    show_line(f"{name}: line {finding['line']}{where} was {chain['outcome']}: {finding['what']}")

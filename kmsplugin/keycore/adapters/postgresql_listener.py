@@ -9,7 +9,7 @@ from typing import Final
 import psycopg
 import structlog
 
-from keycore.adapters.postgresql_connection import Route
+from keycore.adapters.postgresql_connection import Route, reason_of
 from keycore.errors import KeyplaneError
 from keycore.threads import start_daemon
 
@@ -44,6 +44,8 @@ class Listener:
         # No number of an earlier listener, which somebody may remember.
         self.version = time.monotonic_ns()
         self.listening = False
+        # What the log was told last; empty while notifications come.
+        self._fault = ""
         start_daemon(self._run, "store-listener")
 
     def count(self) -> None:
@@ -56,20 +58,22 @@ class Listener:
         self._closed.set()
 
     def _run(self) -> None:
-        known = ""
         while not self._closed.is_set():
             fault = self._failure()
-            if fault and fault != known and not self._closed.is_set():
+            self.listening = False
+            if fault and fault != self._fault and not self._closed.is_set():
+                self._fault = fault
                 _log.warning("the store's notifications do not come", reason=fault)
-            known, self.listening = fault, False
             self._closed.wait(_RETRY_SECONDS)
 
     def _failure(self) -> str:
-        """Listen for as long as that goes well, and return the name of what ended it."""
+        """Listen for as long as that goes well, and return what ended it."""
         try:
             self._listen()
-        except (psycopg.Error, KeyplaneError) as error:
-            return type(error).__name__
+        except psycopg.Error as error:
+            return reason_of(error)
+        except KeyplaneError as error:
+            return error.message
         except Exception as error:  # noqa: BLE001 - see below.
             # Without this thread nobody would listen any more.
             _log.exception("listening to the store failed unexpectedly")
@@ -82,6 +86,9 @@ class Listener:
             # Nobody knows what was written before.
             self.count()
             self.listening = True
+            if self._fault:
+                _log.info("the store's notifications come again")
+                self._fault = ""
             asked_at = time.monotonic()
             while not self._closed.is_set():
                 for _ in connection.notifies(timeout=_WAIT_SECONDS):

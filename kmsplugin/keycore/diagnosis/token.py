@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from keycore.adapters.softhsm import token_directory
+from keycore.bootstrap import was_initialised
 from keycore.diagnosis.examination import Examination
-from keycore.diagnosis.findings import Verdict, fault, ok, warning
+from keycore.diagnosis.findings import CannotLookError, Verdict, fault, ok, warning
+from keycore.errors import TokenSetupError
+from keycore.settings import Settings
 
 _FLAG_FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     "ERROR_STATE": (
@@ -38,6 +42,7 @@ _DISTINCT_MIN: Final = 16
 
 def check_module(examination: Examination) -> Iterator[Verdict]:
     """Can the shared library be loaded and initialised?"""
+    _require_embedded_token(examination.settings)
     facts = examination.token.ask("module")
     maker = " ".join(filter(None, (facts["manufacturer"], facts["description"])))
     yield ok(f"{maker}, version {facts['version']}, PKCS#11 {facts['cryptoki']}")
@@ -133,6 +138,19 @@ def check_random(examination: Examination) -> Iterator[Verdict]:
         )
     else:
         yield ok("two draws of 32 bytes differ")
+
+
+def _require_embedded_token(settings: Settings) -> None:
+    """Ask no module for a token that was not made yet: its answer would mislead."""
+    tokens = token_directory(settings.state_dir)
+    if not settings.embedded or tokens.is_dir():
+        return
+    if was_initialised(settings):
+        raise TokenSetupError(
+            f"the token's directory {tokens} is gone",
+            hint="put it back, or restore it from a backup; a new one would not hold the keys",
+        )
+    raise CannotLookError("installation")
 
 
 def _judged(label: str, facts: Mapping[str, Any]) -> Iterator[Verdict]:

@@ -65,7 +65,10 @@ def missing_chain(known: KnownHead) -> ChainReport:
         what = "the store holds a head that the HSM did not sign, and there is no file of its chain"
     else:
         damage = Damage.REMOVED
-        what = f"the store knows {known.head.line} lines of this chain, and all its files are gone"
+        what = (
+            f"the HSM has sealed this chain up to line {known.head.line}, "
+            "and all its files are gone"
+        )
     return ChainReport(known.chain, finding=Finding(damage, 1, "", 0, what))
 
 

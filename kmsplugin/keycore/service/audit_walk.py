@@ -248,10 +248,11 @@ class ChainWalk:
         if read.file.instead:
             what = f"{read.file.instead} stands in the place of its file"
             return Finding(Damage.REMOVED, self._number + 1, read.file.name, 0, what)
-        if not read.raw.endswith(b"\n") and coming is None:
+        damage, what = Damage.EDITED, "it is no line of a chain any more"
+        if not read.raw.endswith(b"\n") and (coming is None or coming.file is not read.file):
             damage, what = Damage.CUT, "the file ends in the middle of it"
-        else:
-            damage, what = Damage.EDITED, "it is no line of a chain any more"
+        elif read.place == 1:
+            what = "it is no line of a chain; it was changed, or its file is a foreign one"
         return Finding(damage, self._number + 1, read.file.name, read.place, what)
 
     # --- the store's word ------------------------------------------------------

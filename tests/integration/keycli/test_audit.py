@@ -126,6 +126,21 @@ def test_a_chain_whose_files_are_all_gone_is_missed(used: Site) -> None:
     assert (gone["name"], gone["outcome"]) == ("cli.0", "removed")
 
 
+@pytest.mark.parametrize("change", ["removed", "edited"])
+def test_people_get_the_id_that_forget_wants(used: Site, change: str) -> None:
+    (path,) = audit_files(used.state, "cli")
+    damaged = chain(verify(used, code=0), "cli.0")["chain"]
+    if change == "removed":
+        path.unlink()
+    else:
+        edit(path, lambda lines: lines.__setitem__(3, lines[3].replace(b"uid:", b"uid:9")))
+
+    told = used.run("audit", "verify").out.splitlines()[-1]
+
+    assert told.startswith(f"cli.0 ({damaged}): line ")
+    assert f"was {change}: " in told
+
+
 def test_after_damage_another_chain_is_begun_and_says_why(used: Site) -> None:
     (path,) = audit_files(used.state, "cli")
     edit(path, lambda lines: lines.__delitem__(slice(4, None)))

@@ -72,6 +72,25 @@ def test_an_unbound_provider_is_the_only_fault_of_a_fresh_installation(site: Sit
     assert ended.code == 2
 
 
+def test_a_module_is_not_blamed_for_a_token_that_was_not_made_yet(empty: Site) -> None:
+    empty.state.mkdir(mode=0o700)
+
+    ended = empty.run("doctor", "--output", "json")
+
+    (module,) = [each for each in ended.json["findings"] if each["check"] == "module"]
+    assert (module["outcome"], module["what"]) == ("skipped", "needs: installation")
+    assert "keyplane init" in faults(ended)["store"]["fix"]
+
+
+def test_a_token_directory_that_is_gone_is_a_fault_and_no_new_one_is_advised(site: Site) -> None:
+    (site.state / "tokens").rename(site.state.parent / "tokens")
+
+    module = faults(site.run("doctor", "--output", "json"))["module"]
+
+    assert str(site.state / "tokens") in module["what"]
+    assert "backup" in module["fix"]
+
+
 def test_a_wrong_pin_is_tried_once_and_never_again(site: Site) -> None:
     site.pin_file.write_text("8642097531")
 

@@ -65,6 +65,20 @@ def test_a_token_that_lost_its_objects_is_told_apart_from_a_missing_one(
     assert_refused(site.run("status"), "holds no keys of keyplane")
 
 
+def test_status_shows_the_store_while_the_token_does_not_answer(site: Site) -> None:
+    (site.state / "tokens").rename(site.state.parent / "tokens")
+
+    people, program = site.run("status"), site.run("status", "-o", "json")
+
+    assert (people.code, program.code) == (3, 3)
+    assert f"{site.state / 'keyplane.db'} (answers)" in people.out
+    assert "error: the token could not initialise its module" in people.err
+    token, store = program.json["token"], program.json["store"]
+    assert (store["answers"], token["answers"], token["label"]) == (True, False, "keyplane")
+    assert token["reason"] in people.out
+    assert program.json["keys"] is program.json["providers"] is None
+
+
 def test_a_missing_mechanism_is_named(site: Site) -> None:
     # SoftHSM2 2.6.1 ignores the first entry after the minus sign.
     (site.state / "softhsm2.conf").write_text(

@@ -6,9 +6,11 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from testbed.postgresql import PostgreSql
@@ -139,6 +141,16 @@ def test_two_hosts_that_make_an_installation_at_once_make_one(
     assert sites[ended.index(made)].run("status").code == 0
 
 
+def test_a_host_without_a_pin_is_told_where_it_gets_one(shared: Site, second: Site) -> None:
+    give_token(shared, second)
+
+    refused = second.run("join")
+
+    assert refused.code == 2
+    for fact in (str(second.pin_file), "--pin-from", "pins/user.pin", "first host"):
+        assert fact in refused.err
+
+
 def test_a_host_that_has_joined_keeps_its_pin(shared: Site, second: Site, tmp_path: Path) -> None:
     give_token(shared, second)
     assert second.run("join", "--pin-from", str(shared.pin_file)).code == 0
@@ -224,6 +236,23 @@ def test_status_and_doctor_name_the_database(shared: Site) -> None:
     assert verdict["outcome"] == "ok", verdict
 
 
+def test_status_shows_the_token_while_the_store_does_not_answer(
+    shared: Site, postgresql: PostgreSql
+) -> None:
+    gone = f"gone_{uuid4().hex}"
+    shared.configure(section_for(postgresql, postgresql.connection_to(gone)))
+
+    people, program = shared.run("status"), shared.run("status", "-o", "json")
+
+    assert (people.code, program.code) == (3, 3)
+    assert "keyplane (answers)" in people.out
+    token, store = program.json["token"], program.json["store"]
+    assert (token["answers"], bool(token["serial"]), store["answers"]) == (True, True, False)
+    assert f'database "{gone}" does not exist' in store["reason"]
+    assert store["reason"] in people.out
+    assert store["reason"] in people.err
+
+
 def test_a_password_in_the_connection_string_is_refused_and_not_shown(empty: Site) -> None:
     empty.configure('[store]\npostgresql = "host=db password=hunter2 dbname=keyplane"')
 
@@ -293,6 +322,50 @@ def test_the_old_store_is_kept_and_nobody_can_use_it(site: Site, section: str) -
     refused = site.run("init")
     assert refused.code == 2
     assert "is missing, and it was there before" in refused.err
+
+
+def test_nothing_of_the_old_store_is_left_but_the_file_that_is_kept(
+    site: Site, section: str
+) -> None:
+    site.configure(section)
+    site.run("store", "migrate")
+
+    assert [path.name for path in site.state.glob("keyplane.db*")] == ["keyplane.db.moved"]
+
+
+def test_what_a_forgotten_process_has_in_the_log_goes_with_the_file_that_is_kept(
+    site: Site, section: str
+) -> None:
+    """Its reading keeps the log from being written back, as long as it goes on."""
+    with closing(sqlite3.connect(site.state / "keyplane.db", isolation_level=None)) as forgotten:
+        forgotten.execute("BEGIN")
+        forgotten.execute("SELECT count(*) FROM keys").fetchone()
+        site.run("instance", "create", "team-a")
+        site.configure(section)
+        assert site.run("store", "migrate").code == 0
+
+    with closing(sqlite3.connect(site.state / "keyplane.db.moved")) as kept:
+        assert ("team-a",) in kept.execute("SELECT name FROM instances").fetchall()
+    assert not (site.state / "keyplane.db-wal").exists()
+
+
+def test_a_database_with_tables_of_somebody_else_is_refused(
+    site: Site, section: str, postgresql_dsn: str, postgresql: PostgreSql
+) -> None:
+    password = postgresql.password_file.read_text(encoding="ascii").strip()
+    with psycopg.connect(postgresql_dsn, password=password) as connection:
+        connection.execute("CREATE TABLE customers (id int)")
+    site.configure(section)
+
+    refused = site.run("store", "migrate")
+
+    assert refused.code == 2
+    assert "customers" in refused.err
+    assert "a database for keyplane alone" in refused.err
+    assert (site.state / "keyplane.db").is_file()
+    with psycopg.connect(postgresql_dsn, password=password) as connection:
+        tables = "SELECT count(*) FROM pg_tables WHERE schemaname = current_schema()"
+        assert connection.execute(tables).fetchone() == (1,)
 
 
 def test_a_store_is_moved_once(site: Site, section: str) -> None:

@@ -8,19 +8,23 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from uuid import uuid4
 
 import psycopg
 import pytest
 from sqlalchemy import delete, event
+from structlog.testing import capture_logs
 
 from keycore.adapters import sql_tables as t
 from keycore.adapters.postgresql_connection import Route
 from keycore.adapters.postgresql_database import PostgresqlDatabase
+from keycore.adapters.postgresql_listener import Listener
 from keycore.adapters.sql_place import PostgresqlPlace
 from keycore.adapters.sql_store import SqlStore
 from keycore.errors import StoreUnavailableError, StoreUnconfirmedError
 from testbed.loopback import free_port
 from testbed.postgresql import PostgreSql
+from testbed.waiting import wait_until
 
 CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
 """Ends every connection that is inside a transaction."""
@@ -135,3 +139,21 @@ def test_every_address_that_was_tried_is_told_with_its_reason() -> None:
         store.changes_since(0)
 
     assert all(f"127.0.0.1 port {port}: " in caught.value.message for port in ports)
+
+
+def test_the_log_says_why_notifications_do_not_come_and_when_they_come_again(
+    postgresql: PostgreSql,
+) -> None:
+    name = f"late_{uuid4().hex}"
+    place = PostgresqlPlace(postgresql.connection_to(name), postgresql.password_file)
+
+    with capture_logs() as logs, closing(Listener(Route(place))) as listener:
+        wait_until(lambda: bool(logs), what="the first failure", within_seconds=10)
+        postgresql.create_database(name)
+        wait_until(lambda: len(logs) > 1, what="the end of the outage", within_seconds=10)
+        assert listener.listening
+
+    first, last = logs
+    assert first["event"] == "the store's notifications do not come"
+    assert f'database "{name}" does not exist' in first["reason"]
+    assert last["event"] == "the store's notifications come again"

@@ -214,6 +214,13 @@ def test_status_answers_with_everything_as_json(run: Run, rotating: Key) -> None
     assert status["providers"] == run("provider", "show", "-o", "json").json
 
 
+def test_status_says_of_token_and_store_that_they_answer(run: Run) -> None:
+    status = run("status", "-o", "json").json
+
+    for part in (status["token"], status["store"]):
+        assert (part["answers"], part["reason"]) == (True, None)
+
+
 def test_status_asks_the_token_itself(
     run: Run, here: FakeInstallation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +231,8 @@ def test_status_asks_the_token_itself(
 
     ended = run("status")
 
-    assert (ended.code, ended.out, ended.err) == (3, "", "error: the token does not answer\n")
+    assert (ended.code, ended.err) == (3, "error: the token does not answer\n")
+    assert "keyplane: the token does not answer" in ended.out
 
 
 def test_status_tells_people_key_hash_and_what_is_waited_for(run: Run, rotating: Key) -> None:

@@ -138,6 +138,17 @@ def test_a_file_that_is_cut_anywhere_is_found(bursts: list[int], data: st.DataOb
     assert found.damage in {Damage.CUT, Damage.REMOVED, Damage.EDITED}
 
 
+def test_a_file_in_the_middle_that_ends_inside_a_line_is_cut() -> None:
+    chain = written([8, 8, 8], lines_per_file=5)
+    name = list(chain.contents)[1]
+    *kept, last = chain.contents[name]
+    contents = {**chain.contents, name: [*kept, last[:-20]]}
+
+    found = finding(replace(chain, contents=contents))
+
+    assert (found.damage, found.file, found.place) == (Damage.CUT, name, len(kept) + 1)
+
+
 @settings(deadline=None, max_examples=12)
 @given(st.lists(st.integers(6, 12), min_size=3, max_size=5), st.data())
 def test_any_file_that_is_gone_is_found_and_named(bursts: list[int], data: st.DataObject) -> None:
@@ -319,6 +330,16 @@ def test_what_is_no_line_of_a_chain_is_found(junk: bytes) -> None:
     found = finding(chain.with_line(4, junk))
 
     assert (found.line, found.place) == (4, 4)
+
+
+def test_a_file_that_begins_with_no_line_of_a_chain_is_said_to_be_perhaps_a_foreign_one() -> None:
+    chain = written([6])
+    contents = {**chain.contents, "rest.0.000009.jsonl": [b'{"event":"hello"}\n']}
+
+    found = finding(replace(chain, contents=contents))
+
+    assert (found.damage, found.file) == (Damage.EDITED, "rest.0.000009.jsonl")
+    assert "foreign" in found.what
 
 
 def test_a_seal_covers_chain_node_name_line_digest_and_time() -> None:

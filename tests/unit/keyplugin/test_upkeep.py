@@ -82,6 +82,46 @@ def test_what_needs_attention_is_logged_when_it_begins(
     assert "the store does not answer" in logs[0]["warning"]
 
 
+def test_what_needs_attention_no_more_is_logged_when_it_ends(
+    here: FakeInstallation, upkeep: Upkeep, bind_key: BindKey
+) -> None:
+    bind_key()
+    here.core.kms.refresh()
+    upkeep.run_once()
+    here.store.lost = True
+    upkeep.run_once()
+
+    with capture_logs() as logs:
+        here.store.lost = False
+        for _ in range(3):
+            upkeep.run_once()
+
+    assert [(line["log_level"], line["event"]) for line in logs] == [("info", "attention over")]
+    assert "the store does not answer" in logs[0]["warning"]
+
+
+def test_another_reason_for_the_same_attention_is_not_its_end(
+    here: FakeInstallation,
+    upkeep: Upkeep,
+    bind_key: BindKey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bind_key()
+    said = [["the store is away: refused"], ["the store is away: starting up"], []]
+    monkeypatch.setattr(here.core.kms, "warnings", iter(said).__next__)
+
+    with capture_logs() as logs:
+        for _ in said:
+            upkeep.run_once()
+
+    events = [(line["event"], line["warning"]) for line in logs if "warning" in line]
+    assert events == [
+        ("needs attention", "the store is away: refused"),
+        ("needs attention", "the store is away: starting up"),
+        ("attention over", "the store is away: starting up"),
+    ]
+
+
 def test_nothing_is_logged_while_nothing_changes(upkeep: Upkeep, bind_key: BindKey) -> None:
     bind_key()
     upkeep.run_once()
