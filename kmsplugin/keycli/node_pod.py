@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,24 @@ STATIC_POD = Path("/etc/kubernetes/manifests/keyplane-provider.yaml")
 _NODE_CRITICAL = 2_000_001_000
 """What the class system-node-critical stands for. kubelet reads a static pod's number and
 not its class when it stops a node's pods in order, kube-apiserver's among the last."""
+
+_MADE = "DirectoryOrCreate"
+
+_OF_THE_IMAGE = tuple(
+    Path(directory)
+    for directory in (
+        "/etc/ssl",
+        "/opt/keyplane",
+        "/usr/bin",
+        "/usr/lib",
+        "/usr/local/bin",
+        "/usr/local/lib",
+        "/usr/share",
+        "/var/lib",
+        "/var/run",
+    )
+)
+"""What a directory of the node would hide from the container, beside all of the first level."""
 
 _WILDCARDS: Mapping[str, str] = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 (compared)
 
@@ -101,23 +119,62 @@ def _identity(node: Node) -> dict[str, Any]:
     }
 
 
+def files_shared_alone(node: Node) -> list[Path]:
+    """Return the secrets that the pod has as files, because their directories are the image's.
+
+    Such a file stays the old one in the pod when another takes its place by a rename.
+    """
+    return [path for _, path, kind, _ in _secrets(node) if kind == "File"]
+
+
 def _shared(node: Node) -> Iterator[tuple[str, Path, str, bool]]:
     """Yield what the pod shares with its node: name, path, kind, and whether only to read."""
-    settings = node.settings
-    config = (node.config or DEFAULT_CONFIG_FILE).parent
     yield "run", node.socket_directory, "Directory", False
-    yield "state", settings.state_dir, "Directory", False
-    yield "config", config, "DirectoryOrCreate", True
-    covered = (settings.state_dir, config)
-    files = {"pin": settings.token.pin_file, "store-password": settings.store.password_file}
-    for name, file in files.items():
-        if file is not None and not any(file.is_relative_to(place) for place in covered):
-            yield name, file, "File", True
+    yield "state", node.settings.state_dir, "Directory", False
     if node.keyring_directory:
         yield "keyring", node.keyring_directory, "Directory", False
-    if settings.provider.socket_group:
+    if not _is_within(_config_directory(node), _written(node)):
+        # One that is made by the way would hide that the settings are elsewhere.
+        kind = "Directory" if node.config else "DirectoryOrCreate"
+        yield "config", _config_directory(node), kind, True
+    yield from _secrets(node)
+    if node.settings.provider.socket_group:
         # The image does not know the name of the node's group.
         yield "groups", Path("/etc/group"), "File", True
+
+
+def _secrets(node: Node) -> Iterator[tuple[str, Path, str, bool]]:
+    """Yield PIN and password with their directories, where no other volume has them."""
+    settings = node.settings
+    covered = [*_written(node), _config_directory(node)]
+    files = {"pin": settings.token.pin_file, "store-password": settings.store.password_file}
+    for name, file in files.items():
+        if file is None or _is_within(file, covered):
+            continue
+        if _is_of_the_image(file.parent, settings.token.module):
+            yield name, file, "File", True
+        else:
+            yield name, file.parent, "Directory", True
+            covered.append(file.parent)
+
+
+def _written(node: Node) -> list[Path]:
+    places = (node.socket_directory, node.settings.state_dir, node.keyring_directory)
+    return [place for place in places if place is not None]
+
+
+def _config_directory(node: Node) -> Path:
+    return (node.config or DEFAULT_CONFIG_FILE).parent
+
+
+def _is_within(path: Path, places: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(place) for place in places)
+
+
+def _is_of_the_image(directory: Path, module: Path | None) -> bool:
+    """Tell whether a volume there would hide what the container needs."""
+    needed = (*_OF_THE_IMAGE, *([module] if module else []))
+    return directory.parent == Path("/") or any(each.is_relative_to(directory) for each in needed)
 
 
 def _liveness(address: str) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -237,6 +238,18 @@ def test_a_pod_that_starts_again_joins_what_is_there(host: Host) -> None:
     operator.prepare()
 
     assert marker.read_text() == made
+
+
+def test_a_pod_whose_volume_is_gone_joins_again_under_its_name(host: Host) -> None:
+    host.pod("keyplane-operator").prepare()
+    rest = host.pod("keyplane-rest")
+    rest.prepare()
+    state = rest.directory / "state" / "state"
+    shutil.rmtree(state)
+
+    rest.prepare()
+
+    assert (state / "installation").is_file()
 
 
 def test_copied_secrets_are_for_keyplanes_user_alone(host: Host) -> None:

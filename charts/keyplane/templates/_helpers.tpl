@@ -55,6 +55,11 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- if include "keyplane.embedded" . }}node{{ else }}rest{{ end }}
 {{- end }}
 
+{{/* How many pods serve REST in the postgresql shape. */}}
+{{- define "keyplane.restReplicas" -}}
+{{ .Values.rest.replicas | default 2 | int }}
+{{- end }}
+
 {{/* Asks for health; takes the name of a port. */}}
 {{- define "keyplane.probes" -}}
 startupProbe:

@@ -160,16 +160,18 @@ env:
 {{- end }}
 
 {{/* Makes the state directory of a pod of the postgresql shape; the operator's may also make
-     the installation. It is repeated until token and store answer. */}}
+     the installation. It is repeated until token and store answer.
+     A pod whose claim was deleted has its name and no state directory: it joins again. There is
+     never a second pod of that name, which is what join asks about otherwise. */}}
 {{- define "keyplane.join" -}}
 {{- $root := index . 0 -}}
 - name: join
   {{- include "keyplane.program" $root | nindent 2 }}
   {{- if and $root.Values.initialise.enabled (eq (index . 1) "operator") }}
   command: [sh, -c]
-  args: ['keyplane join || keyplane init --namespace "$0"', {{ $root.Values.initialise.namespace | quote }}]
+  args: ['keyplane join --again || keyplane init --namespace "$0"', {{ $root.Values.initialise.namespace | quote }}]
   {{- else }}
-  args: [join]
+  args: [join, --again]
   {{- end }}
   resources: {{- toYaml $root.Values.operator.resources | nindent 4 }}
   volumeMounts: {{- include "keyplane.mounts" $root | nindent 4 }}
@@ -241,5 +243,5 @@ env:
     {{- with .Values.persistence.storageClassName }}
     storageClassName: {{ . | quote }}
     {{- end }}
-    resources: {requests: {storage: {{ .Values.persistence.size | quote }}}}
+    resources: {requests: {storage: {{ .Values.persistence.size | default "2Gi" | quote }}}}
 {{- end }}

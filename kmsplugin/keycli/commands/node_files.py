@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import stat
 import sys
@@ -105,6 +106,7 @@ def node_files(
             _write(directory, file)
     run.show(_document(directory, kind, files, states), _show)
     _remark_on(kind, node)
+    _warn_of_the_other(directory, kind)
 
 
 def _owner(state_dir: Path) -> int:
@@ -235,8 +237,35 @@ def _show(document: Document) -> None:
 
 
 def _remark_on(kind: Kind, node: Node) -> None:
-    """Tell what the files cannot: the module of an image, and an owner that is not ours."""
-    if kind is Kind.STATIC_POD and node.settings.token.module is not None:
-        remark(f"note: the image must have the token's module {node.settings.token.module}")
+    """Tell what the files cannot: what a pod lacks, and an owner that is not ours."""
+    if kind is Kind.STATIC_POD:
+        _remark_on_pod(node)
     if node.user == 0:
         remark("note: it runs as root, because root owns the state directory, or as you asked")
+
+
+def _remark_on_pod(node: Node) -> None:
+    from keycli.node_pod import files_shared_alone  # noqa: PLC0415
+
+    if node.settings.token.module is not None:
+        remark(f"note: the image must have the token's module {node.settings.token.module}")
+    for file in files_shared_alone(node):
+        remark(
+            f"note: the pod would not see another file in the place of {file}: move it into a "
+            "directory of its own, or start the pod again after a change"
+        )
+
+
+def _warn_of_the_other(directory: Path, kind: Kind) -> None:
+    """Tell when what runs the provider otherwise is in the tree as well."""
+    from keycli.node_documents import UNIT  # noqa: PLC0415
+    from keycli.node_pod import STATIC_POD  # noqa: PLC0415
+
+    others = {
+        Kind.SYSTEMD: (STATIC_POD, "kubelet runs it: remove that file"),
+        Kind.STATIC_POD: (UNIT, "systemctl disable --now keyplane-provider, and remove that file"),
+    }
+    file, remedy = others[kind]
+    place = directory / file.relative_to("/")
+    if os.path.lexists(place):
+        remark(f"warning: {place} is there too, and only one of them may stay; {remedy}")

@@ -1,7 +1,8 @@
-"""The values schema refuses what cannot work, before anything is applied."""
+"""The chart refuses what cannot work, before anything is applied: its schema and its templates."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -58,6 +59,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"prometheusRule": {"runbookBase": "docs"}},
         "/prometheusRule/runbookBase",
     ),
+    "as many workers as the setting would take": ({"rest": {"workers": 17}}, "/rest/workers"),
     "imports from a namespace that cannot be": (
         {"imports": {"enabled": True, "namespaces": ["*"]}},
         "/imports/namespaces/0",
@@ -73,3 +75,96 @@ def test_a_value_that_cannot_work_is_refused_by_its_name(helm: Helm, what: str) 
         helm.template(CHART, values)
 
     assert name in str(refusal.value)
+
+
+UNFIT: dict[str, tuple[dict[str, Any], str]] = {
+    "a database of an embedded installation": (
+        {"postgresql": {"secretName": "database"}},
+        "set store to postgresql, or leave postgresql out",
+    ),
+    "a volume of an embedded installation": (
+        {"persistence": {"size": "2Gi"}},
+        "set store to postgresql, or leave persistence out",
+    ),
+    "a class of volumes of an embedded installation": (
+        {"persistence": {"storageClassName": "fast"}},
+        "set store to postgresql, or leave persistence out",
+    ),
+    "replicas of an embedded installation": (
+        {"rest": {**REST, "replicas": 2}},
+        "rest.replicas is of the postgresql shape",
+    ),
+    "a node of an installation on PostgreSQL": (
+        {**POSTGRESQL, "embedded": {"node": "cp-1"}},
+        "nodeSelector chooses nodes",
+    ),
+    "namespaces without imports": (
+        {"imports": {"namespaces": ["team-a"]}},
+        "imports.enabled is false: set it to true",
+    ),
+    "a name that no object can have": ({"nameOverride": "UPPER"}, "set fullnameOverride"),
+    "a name that no label can have": (
+        {"nameOverride": "a b", "fullnameOverride": "keys"},
+        "nameOverride cannot be a label",
+    ),
+    "a policy that is no TOML": (
+        {"rest": {**REST, "policy": "garbage [["}},
+        "try it with keyplane policy check",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_values_that_do_not_go_together_are_refused_with_what_to_do(helm: Helm, what: str) -> None:
+    values, remedy = UNFIT[what]
+
+    with pytest.raises(CommandFailedError, match="values that do not work") as refusal:
+        helm.template(CHART, values)
+
+    assert remedy in str(refusal.value)
+
+
+def test_every_fault_is_named_at_once(helm: Helm) -> None:
+    values = {"persistence": {"size": "2Gi"}, "imports": {"namespaces": ["team-a"]}}
+
+    with pytest.raises(CommandFailedError) as refusal:
+        helm.template(CHART, values)
+
+    assert "persistence is of" in str(refusal.value)
+    assert "imports.namespaces lets" in str(refusal.value)
+
+
+def test_a_release_whose_name_no_object_can_have_is_refused(helm: Helm) -> None:
+    with pytest.raises(CommandFailedError, match="set fullnameOverride"):
+        helm.template(CHART, name="2.keys")
+
+
+OWN_VARIABLES = (
+    "KEYPLANE_PROVIDER__NODE",
+    # The settings take small letters too, and a section as one text.
+    "keyplane_provider__node",
+    "KEYPLANE_PROVIDER",
+    "KEYPLANE_CONFIG",
+    "KEYPLANE_STATE_DIR",
+    "KEYPLANE_STORE__POSTGRESQL",
+    "KEYPLANE_REST__WORKERS",
+    "KEYPLANE_REST__TLS__KEY",
+    "POD_NAME",
+)
+
+
+def test_no_further_variable_takes_the_place_of_one_of_the_charts(helm: Helm) -> None:
+    extra = [{"name": name, "value": "x"} for name in OWN_VARIABLES]
+
+    with pytest.raises(CommandFailedError) as refusal:
+        helm.template(CHART, {**POSTGRESQL, "rest": REST, "extraEnv": extra})
+
+    named = re.findall(r"extraEnv may not have (\S+),", str(refusal.value))
+    assert named == [name.upper() for name in OWN_VARIABLES]
+
+
+def test_settings_that_have_no_value_are_free(helm: Helm) -> None:
+    names = ("KEYPLANE_STORE__DEADLINE", "KEYPLANE_OPERATOR__KUBECONFIG", "SOFTHSM2_CONF")
+    extra = [{"name": name, "value": "x"} for name in names]
+
+    assert helm.template(CHART, {**POSTGRESQL, "extraEnv": extra})

@@ -200,7 +200,15 @@ def test_only_the_operator_makes_an_installation_and_only_when_asked(render: Ren
     assert [name for name, line in joins(asked=True).items() if "keyplane init" in line] == [
         "keyplane-operator"
     ]
-    assert set(joins(asked=False).values()) == {'["join"]'}
+    assert set(joins(asked=False).values()) == {'["join", "--again"]'}
+
+
+def test_what_is_not_said_is_two_rest_pods_with_two_gibibytes_each(render: Render) -> None:
+    (_operator, rest) = of_kind(render({**POSTGRESQL, "rest": REST}), "StatefulSet")
+    (claim,) = rest["spec"]["volumeClaimTemplates"]
+
+    assert rest["spec"]["replicas"] == 2
+    assert claim["spec"]["resources"] == {"requests": {"storage": "2Gi"}}
 
 
 def test_a_disruption_budget_is_for_several_replicas_only(render: Render) -> None:

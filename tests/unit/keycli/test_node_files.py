@@ -11,6 +11,9 @@ import pytest
 import yaml
 
 from keycli.commands.node_files import DEFAULT_USER
+from keycli.node_documents import Node
+from keycli.node_pod import static_pod
+from keycore.settings import Settings
 from tests.unit.keycli.conftest import Run
 
 UNIT = "etc/systemd/system/keyplane-provider.service"
@@ -216,12 +219,60 @@ def test_the_pod_has_every_file_that_the_settings_name(
     assert volumes == {
         "run": {"path": "/run/kp", "type": "Directory"},
         "state": {"path": f"{tmp_path}/state", "type": "Directory"},
-        "config": {"path": str(config.parent), "type": "DirectoryOrCreate"},
-        "pin": {"path": "/etc/hsm/pin", "type": "File"},
-        "store-password": {"path": "/etc/db/password", "type": "File"},
+        "config": {"path": str(config.parent), "type": "Directory"},
+        # The directories, since a file that is mounted alone stays the old one.
+        "pin": {"path": "/etc/hsm", "type": "Directory"},
+        "store-password": {"path": "/etc/db", "type": "Directory"},
         "keyring": {"path": "/var/keyring", "type": "Directory"},
         "groups": {"path": "/etc/group", "type": "File"},
     }
+
+
+def secrets_of(node: Path) -> dict[str, str]:
+    """Return which places PIN and password come from, by the names of their volumes."""
+    volumes = {v["name"]: v["hostPath"]["path"] for v in pod(node)["spec"]["volumes"]}
+    return {name: path for name, path in volumes.items() if name in {"pin", "store-password"}}
+
+
+def test_secrets_of_one_directory_share_a_volume(run: Run, node: Path, config: Path) -> None:
+    pin, password = "/etc/keys/pin", "/etc/keys/password"
+    configure(config, f'[token]\npin_file = "{pin}"\n[store]\npassword_file = "{password}"\n')
+    run("node-files", "--kind", "static-pod", str(node))
+
+    assert secrets_of(node) == {"pin": "/etc/keys"}
+
+
+@pytest.mark.parametrize("file", ["/run/pin", "/var/lib/pin", "/opt/hsm/pin", "/opt/keyplane/pin"])
+def test_a_directory_that_the_image_needs_is_not_hidden_from_it(
+    run: Run, node: Path, config: Path, file: str
+) -> None:
+    configure(config, f'[token]\nmodule = "/opt/hsm/lib/pkcs11.so"\npin_file = "{file}"\n')
+    ended = run("node-files", "--kind", "static-pod", str(node))
+
+    assert secrets_of(node) == {"pin": file}
+    assert f"would not see another file in the place of {file}" in ended.err
+
+
+def test_settings_inside_the_state_directory_are_mounted_once(
+    run: Run, node: Path, config: Path, tmp_path: Path
+) -> None:
+    inside = tmp_path / "state" / "keyplane.toml"
+    inside.parent.mkdir()
+    config.rename(inside)
+    run("--config", str(inside), "node-files", "--kind", "static-pod", str(node))
+    (container,) = pod(node)["spec"]["containers"]
+
+    # The API server refuses a path that is mounted twice.
+    assert [m["mountPath"] for m in container["volumeMounts"]] == ["/run/kp", str(inside.parent)]
+
+
+@pytest.mark.usefixtures("config")
+def test_a_node_without_settings_gets_their_directory() -> None:
+    text = static_pod(Node(Settings(), DEFAULT_USER, None, ["secrets"]), "keyplane").text
+    volumes = {v["name"]: v["hostPath"] for v in yaml.safe_load(text)["spec"]["volumes"]}
+
+    # Here it cannot be a misspelt one, and kubelet would wait for it for ever.
+    assert volumes["config"] == {"path": "/etc/keyplane", "type": "DirectoryOrCreate"}
 
 
 @pytest.mark.parametrize(
@@ -317,6 +368,19 @@ def test_a_file_with_another_content_is_never_written_over(run: Run, node: Path)
     assert str(other) in ended.err
     # Half of a tree would be worse than none.
     assert list(written(node)) == [ENCRYPTION]
+
+
+@pytest.mark.parametrize(("first", "then"), [("systemd", "static-pod"), ("static-pod", "systemd")])
+def test_two_that_would_run_the_provider_are_warned_of(
+    run: Run, node: Path, first: str, then: str
+) -> None:
+    alone = run("node-files", "--kind", first, str(node))
+    both = run("node-files", "--kind", then, str(node))
+
+    assert "warning" not in alone.err
+    former = {"systemd": UNIT, "static-pod": POD}[first]
+    assert f"warning: {node / former} is there too" in both.err
+    assert both.code == 0
 
 
 def test_force_replaces_it(run: Run, node: Path) -> None:
