@@ -13,7 +13,7 @@ import psycopg
 from psycopg import errors
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_attempts, conninfo_to_dict
-from psycopg.errors import ConnectionTimeout
+from psycopg.errors import ConnectionTimeout, Diagnostic
 
 from keycore.adapters.postgresql_patience import SilentError, patience
 from keycore.adapters.sql_place import PostgresqlPlace
@@ -28,13 +28,20 @@ _WAIT_SECONDS_MIN: Final = 1.0
 """What an answer gets in any case. A server that was reached late, because another one of
 the list did not answer, would otherwise never be used."""
 
+_REASON_CHARACTERS_MAX: Final = 300
+
 _INTERVAL_SECONDS: Final = 0.1
 """How often the driver looks whether a signal has come."""
 
-_SETTINGS: Final = """
-SELECT pg_is_in_recovery(),
-       set_config('statement_timeout', %(ms)s, false),
-       set_config('lock_timeout', %(ms)s, false),
+TAKES_NO_WRITES: Final = (
+    "pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool"
+)
+"""SQL that is true on a standby, and on a server that an administrator has closed."""
+
+_SETTINGS: Final = f"""
+SELECT {TAKES_NO_WRITES}, current_setting('server_encoding'),
+       set_config('statement_timeout', %(statement_ms)s, false),
+       set_config('lock_timeout', %(lock_ms)s, false),
        set_config('idle_in_transaction_session_timeout', %(idle_ms)s, false),
        set_config('synchronous_commit',
                   CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
@@ -42,6 +49,9 @@ SELECT pg_is_in_recovery(),
 """
 """The server gives up by itself too. An acknowledged write is on disk, and on the
 synchronous standbys if there are any, whatever the server's default is."""
+
+_LOCK_FIRST_MS: Final = 500
+"""So much later than a lock is given up a statement is, so that they can be told apart."""
 
 _IDLE_FACTOR: Final = 2
 """A writer waits for the HSM now and then, and never for longer than that many deadlines.
@@ -57,9 +67,16 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     Attributes:
         deadline_seconds: how long an answer may take.
+        was_warned: whether the server has sent a warning since this was set to false.
     """
 
     deadline_seconds = 5.0
+    was_warned = False
+
+    def note_warning(self, notice: Diagnostic) -> None:
+        """Take note of what the server says beside its answer."""
+        if notice.severity_nonlocalized == "WARNING":
+            self.was_warned = True
 
     def wait(
         self,
@@ -163,7 +180,8 @@ def _addresses(place: PostgresqlPlace) -> list[dict[str, Any]]:
     }
     if place.password_file is not None:
         ours["password"] = _password(place.password_file)
-    return list(conninfo_attempts({**ours, **conninfo_to_dict(place.conninfo)}))
+    given = conninfo_to_dict(place.conninfo)
+    return list(conninfo_attempts({**ours, **given, "client_encoding": "UTF8"}))
 
 
 def _connect(
@@ -173,6 +191,7 @@ def _connect(
     limits = {"connect_timeout": max(_CONNECT_SECONDS_MIN, round(timeout)), **address}
     connection = BoundedConnection.connect(autocommit=True, **limits)
     connection.deadline_seconds = seconds + 1
+    connection.add_notice_handler(connection.note_warning)
     try:
         _prepare(connection, seconds)
         connection.autocommit = autocommit
@@ -183,14 +202,24 @@ def _connect(
 
 
 def _prepare(connection: BoundedConnection, seconds: float) -> None:
-    milliseconds = round(seconds * 1000)
+    lock_ms = round(seconds * 1000)
+    limits = {
+        "lock_ms": lock_ms,
+        "statement_ms": lock_ms + _LOCK_FIRST_MS,
+        "idle_ms": lock_ms * _IDLE_FACTOR,
+    }
     row = connection.execute(
-        _SETTINGS, {"ms": str(milliseconds), "idle_ms": str(milliseconds * _IDLE_FACTOR)}
+        _SETTINGS, {name: str(value) for name, value in limits.items()}
     ).fetchone()
     if row is None or row[0]:
         raise psycopg.OperationalError(
-            "the server is a standby, and takes no writes; name all servers in "
-            "store.postgresql, with target_session_attrs=read-write"
+            "the server takes no writes, as a standby; name all servers in store.postgresql, "
+            "with target_session_attrs=read-write"
+        )
+    if row[1] != "UTF8":
+        raise SettingsError(
+            f"the database has the encoding {row[1]}, which cannot hold every name",
+            hint="make it by: createdb --template template0 --encoding UTF8",
         )
 
 
@@ -217,7 +246,11 @@ def _password(path: Path) -> str:
 
 
 def reason_of(error: BaseException | None) -> str:
-    """Return the first line of a driver's error: the further ones may quote SQL and values."""
-    if isinstance(error, psycopg.Error) and error.diag.message_primary:
-        return error.diag.message_primary
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """Return the first line of a driver's error: the further ones may quote SQL and values.
+
+    The server may send anything, so only what can be printed is kept, 300 characters at most.
+    """
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    lines = (primary or str(error)).strip().splitlines()
+    line = next(iter(lines), type(error).__name__)[:_REASON_CHARACTERS_MAX]
+    return "".join(c for c in line if c.isprintable())

@@ -8,25 +8,35 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import psycopg
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 from sqlalchemy import (
+    Boolean,
     ColumnElement,
     Connection,
     Engine,
     RootTransaction,
-    Text,
-    cast,
+    case,
+    column,
     create_engine,
     event,
     func,
+    literal_column,
+    null,
     select,
+    table,
 )
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from keycore.adapters import sql_tables as t
-from keycore.adapters.postgresql_connection import BoundedConnection, Route, reason_of
+from keycore.adapters.postgresql_connection import (
+    TAKES_NO_WRITES,
+    BoundedConnection,
+    Route,
+    reason_of,
+)
 from keycore.adapters.postgresql_listener import CHANNEL, Listener
-from keycore.adapters.postgresql_patience import Silence, patience
+from keycore.adapters.postgresql_patience import of_server, of_writers, patience
 from keycore.adapters.sql_database import READERS_MAX
 from keycore.adapters.sql_place import PostgresqlPlace
 from keycore.errors import SettingsError, StoreUnavailableError, StoreUnconfirmedError
@@ -36,6 +46,20 @@ _UPGRADE_LOCK: Final = 0x6B6579706C616E65
 
 _SETUP_LOCK: Final = _UPGRADE_LOCK + 1
 
+_EPOCH: Final[ColumnElement[str]] = case(
+    (literal_column(TAKES_NO_WRITES, Boolean), null()),
+    else_=func.concat_ws(
+        ":",
+        func.date_part("epoch", func.pg_postmaster_start_time()),
+        select(column("oid"))
+        .select_from(table("pg_database"))
+        .where(column("datname") == func.current_database())
+        .scalar_subquery(),
+        # A restored table is another file, even where the database is the same.
+        func.pg_relation_filenode(literal_column(f"'{t.changes.name}'")),
+    ),
+)
+
 
 class PostgresqlDatabase:
     """One database on a server, or on the one of several that takes writes."""
@@ -44,7 +68,9 @@ class PostgresqlDatabase:
         """Use the database; nothing is connected before the first transaction."""
         self._place = place
         self._route = Route(place)
-        self._silence = Silence()
+        self._silence = of_server()
+        self._busy = of_writers()
+        self._server = 0
         self._was_connected = False
         self._reading = self._engine(
             READERS_MAX, isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -70,8 +96,12 @@ class PostgresqlDatabase:
 
     @property
     def epoch(self) -> ColumnElement[str]:
-        """When the server was started: it tells a promoted standby from the old primary."""
-        return cast(func.date_part("epoch", func.pg_postmaster_start_time()), Text)
+        """When the server was started, and which table of which database it is.
+
+        It tells a promoted standby from the old primary, and a restored database from the
+        one before. NULL where the server takes no writes any more.
+        """
+        return _EPOCH
 
     def check(self) -> None:
         """Do nothing: a connection belongs to the server that it was opened to."""
@@ -82,9 +112,14 @@ class PostgresqlDatabase:
         Numbers of writes are then in the order of their commits, and what a writer
         reads is what it will replace, as with the embedded store.
         """
+        self._busy.refuse()
         # Without that one row there would be no lock, so it must be there.
         locked = select(t.changes.c.sequence).with_for_update()
-        newest: int = connection.execute(locked).scalar_one()
+        try:
+            newest: int = connection.execute(locked).scalar_one()
+        except DBAPIError as error:
+            self._busy.note(error.orig)
+            raise
         return newest
 
     def become_only_upgrader(self, connection: Connection) -> None:
@@ -110,17 +145,28 @@ class PostgresqlDatabase:
     def commit(self, transaction: RootTransaction) -> None:
         """Commit; the answer can be lost on its way.
 
+        A warning says that no standby has confirmed it, although it should have.
+
         Raises:
-            StoreUnconfirmedError: it was.
+            StoreUnconfirmedError: the answer was lost, or came with a warning.
         """
+        driver = transaction.connection.connection.driver_connection
+        if not isinstance(driver, BoundedConnection):
+            raise TypeError(type(driver))
+        driver.was_warned = False
         try:
             transaction.commit()
         except DBAPIError as error:
             self._silence.note(error.orig)
-            raise StoreUnconfirmedError(
-                "the store did not confirm the change, which may or may not have been made",
-                hint="look whether it was made before you repeat it",
-            ) from None
+            raise _unconfirmed() from None
+        if driver.was_warned:
+            raise _unconfirmed()
+
+    def leave_server(self) -> None:
+        """Have every connection made anew: another server takes the writes now."""
+        self._server += 1
+        if self._listener is not None:
+            self._listener.leave_server()
 
     def version(self) -> int:
         """Return a number that is another one after any commit, from memory.
@@ -141,6 +187,9 @@ class PostgresqlDatabase:
         if self._listener is not None:
             self._listener.count()
 
+    def flush(self, connection: Connection) -> None:
+        """Do nothing: the server does it."""
+
     def scrub(self, connection: Connection) -> bool:  # noqa: ARG002 - for the other engine.
         """Do nothing: where the server keeps old rows, it alone knows."""
         return True
@@ -157,6 +206,8 @@ class PostgresqlDatabase:
             yield
         except DBAPIError as error:
             self._silence.note(error.orig)
+            if isinstance(error.orig, ReadOnlySqlTransaction):
+                self.leave_server()
             raise StoreUnavailableError(
                 f"the store did not answer: {reason_of(error.orig)}",
                 hint=_hint_for(error.orig),
@@ -202,8 +253,21 @@ class PostgresqlDatabase:
             # A server that was restarted has closed what the pool still holds.
             pool_pre_ping=True,
         )
-        event.listen(engine, "checkout", lambda *_: patience.end())
+        event.listen(engine, "checkout", self._check_out)
         return engine
+
+    def _check_out(self, _: object, record: ConnectionPoolEntry, __: object) -> None:
+        if record.info.setdefault("server", self._server) != self._server:
+            # The pool then makes a new connection.
+            raise DisconnectionError
+        patience.end()
+
+
+def _unconfirmed() -> StoreUnconfirmedError:
+    return StoreUnconfirmedError(
+        "the store did not confirm the change, which may or may not have been made",
+        hint="look whether it was made before you repeat it",
+    )
 
 
 def _hint_for(error: BaseException | None) -> str:

@@ -40,6 +40,7 @@ class Listener:
         """Begin to listen."""
         self._route = route
         self._closed = threading.Event()
+        self._left = threading.Event()
         self._lock = threading.Lock()
         # No number of an earlier listener, which somebody may remember.
         self.version = time.monotonic_ns()
@@ -52,6 +53,10 @@ class Listener:
         """Count one write."""
         with self._lock:
             self.version += 1
+
+    def leave_server(self) -> None:
+        """Listen to the server that takes writes now."""
+        self._left.set()
 
     def close(self) -> None:
         """Let the thread end, which closes its connection."""
@@ -90,7 +95,8 @@ class Listener:
                 _log.info("the store's notifications come again")
                 self._fault = ""
             asked_at = time.monotonic()
-            while not self._closed.is_set():
+            self._left.clear()
+            while not self._closed.is_set() and not self._left.is_set():
                 for _ in connection.notifies(timeout=_WAIT_SECONDS):
                     self.count()
                 if time.monotonic() - asked_at > _PING_SECONDS:

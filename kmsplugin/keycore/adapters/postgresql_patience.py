@@ -56,14 +56,23 @@ patience: Final = Patience()
 
 
 class Silence:
-    """Remembers that the server was silent.
+    """Remembers that somebody has waited in vain.
 
     Callers queue up before threads, and threads before connections. If each of them waited
     for the whole deadline, the last one would wait for many of them.
     """
 
-    def __init__(self) -> None:
-        """Expect answers."""
+    def __init__(self, kinds: tuple[type[BaseException], ...], told: str, *, hint: str) -> None:
+        """Expect answers.
+
+        Args:
+            kinds: the errors that are a wait in vain.
+            told: what those are told who do not have to wait.
+            hint: what to do about it.
+        """
+        self._kinds = kinds
+        self._told = told
+        self._hint = hint
         self._until = float("-inf")
 
     def refuse(self) -> None:
@@ -73,12 +82,27 @@ class Silence:
             StoreUnavailableError: it is not.
         """
         if time.monotonic() < self._until:
-            raise StoreUnavailableError(
-                "the store did not answer a moment ago",
-                hint="check that PostgreSQL runs and is reached",
-            )
+            raise StoreUnavailableError(self._told, hint=self._hint)
 
     def note(self, error: BaseException | None) -> None:
         """Take note of an error, which may be a wait in vain."""
-        if isinstance(error, SilentError | errors.ConnectionTimeout):
+        if isinstance(error, self._kinds):
             self._until = time.monotonic() + SILENCE_SECONDS
+
+
+def of_server() -> Silence:
+    """Return what remembers that the server said nothing."""
+    return Silence(
+        (SilentError, errors.ConnectionTimeout),
+        "the store did not answer a moment ago",
+        hint="check that PostgreSQL runs and is reached",
+    )
+
+
+def of_writers() -> Silence:
+    """Return what remembers that another writer kept a lock for too long."""
+    return Silence(
+        (errors.LockNotAvailable, errors.QueryCanceled),
+        "somebody kept all writers of the store waiting a moment ago",
+        hint="look for long transactions in pg_stat_activity",
+    )

@@ -28,7 +28,10 @@ class Database(Protocol):
 
     @property
     def epoch(self) -> ColumnElement[str]:
-        """What SQL gives another value for once the database may have lost writes."""
+        """What SQL gives another value for once the database may have lost writes.
+
+        NULL once it takes no writes any more.
+        """
 
     def check(self) -> None:
         """Find out what no statement would tell.
@@ -63,6 +66,16 @@ class Database(Protocol):
 
         Raises:
             StoreUnconfirmedError: nobody knows whether the commit was made.
+        """
+
+    def leave_server(self) -> None:
+        """Have every connection made anew."""
+
+    def flush(self, connection: Connection) -> None:
+        """Write what lies beside the database's file into it, as far as readers allow.
+
+        Args:
+            connection: without a transaction.
         """
 
     def version(self) -> int:

@@ -20,13 +20,11 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.exc import IntegrityError as DuplicateError
 
 from keycore.adapters import sql_tables as t
-from keycore.adapters.sql_rows import bump, read_as, signature_of, upsert
+from keycore.adapters.sql_rows import bump, read_as, refusing_duplicates, signature_of, upsert
 from keycore.domain.ids import InstanceId, KeyId, VersionId
 from keycore.domain.keys import Key, KeyKind, KeyState, KeyVersion, VersionState
-from keycore.errors import AlreadyExistsError
 from keycore.ports import RECEIPT_AGE, KeyFilter, Receipt, Signed
 
 IdT = TypeVar("IdT", bound=str)
@@ -89,15 +87,13 @@ class SqlKeyRows:
             AlreadyExistsError: another key has the same owner or alias.
         """
         record = key.record
-        try:
+        with refusing_duplicates("the resource owns another key already"):
             upsert(
                 self._connection,
                 t.keys,
                 {"id": record.id},
                 _key_values(record) | signature_of(key) | {"changed": bump(self._connection)},
             )
-        except DuplicateError:
-            raise AlreadyExistsError("the resource owns another key already") from None
         for version in record.versions:
             upsert(
                 self._connection,
@@ -140,13 +136,11 @@ class SqlKeyRows:
         if before == set(key.aliases):
             return
         self._connection.execute(delete(aliases).where(aliases.c.key_id == key.id))
-        try:
+        with refusing_duplicates("another key of the instance has that alias"):
             for alias in key.aliases:
                 self._connection.execute(
                     insert(aliases).values(instance_id=key.instance_id, alias=alias, key_id=key.id)
                 )
-        except DuplicateError:
-            raise AlreadyExistsError("another key of the instance has that alias") from None
 
     def _one(self, condition: ColumnElement[bool]) -> Signed[Key] | None:
         rows = self._connection.execute(select(t.keys).where(condition)).all()

@@ -24,7 +24,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError as DuplicateError
+from sqlalchemy.exc import IntegrityError as ConstraintError
 
 from keycore.adapters import sql_tables as t
 from keycore.domain.ids import ActivationId, InstanceId, KeyId, VersionId
@@ -50,8 +50,28 @@ def read_as(kind: str, record_id: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise IntegrityError(kind, record_id) from None
+
+
+@contextmanager
+def refusing_duplicates(message: str, *, hint: str = "") -> Iterator[None]:
+    """Report a row that another one excludes.
+
+    Raises:
+        AlreadyExistsError: there is one.
+    """
+    try:
+        yield
+    except ConstraintError as error:
+        # Any other constraint is violated by what somebody has changed by hand.
+        name = getattr(error.orig, "sqlite_errorname", getattr(error.orig, "sqlstate", ""))
+        if name not in _DUPLICATES:
+            raise
+        raise AlreadyExistsError(message, hint=hint) from None
+
+
+_DUPLICATES = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "23505"})
 
 
 def upsert(connection: Connection, table: Table, identity: Values, values: Values) -> None:
@@ -211,7 +231,10 @@ class SqlInstanceRows:
         """
         record = instance.record
         bump(self._connection)
-        try:
+        with refusing_duplicates(
+            f"another instance is bound to namespace {record.namespace}",
+            hint="unbind it first: keyplane instance bind <id> --unbind",
+        ):
             upsert(
                 self._connection,
                 t.instances,
@@ -223,11 +246,6 @@ class SqlInstanceRows:
                 }
                 | signature_of(instance),
             )
-        except DuplicateError:
-            raise AlreadyExistsError(
-                f"another instance is bound to namespace {record.namespace}",
-                hint="unbind it first: keyplane instance bind <id> --unbind",
-            ) from None
 
     def installation(self) -> Signed[Installation] | None:
         """Return the installation row, or ``None``."""

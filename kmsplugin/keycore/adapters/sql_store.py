@@ -17,7 +17,7 @@ from keycore.adapters.sql_place import Place
 from keycore.adapters.sql_rows import SqlInstanceRows, SqlProviderRows, upsert
 from keycore.adapters.sqlite_database import SqliteDatabase
 from keycore.domain.ids import KeyId, VersionId
-from keycore.errors import StoreSetupError, StoreUnavailableError
+from keycore.errors import IntegrityError, StoreSetupError, StoreUnavailableError
 from keycore.ports import CHANGES_NAMED_MAX, AuditHead, Changes
 
 
@@ -153,11 +153,17 @@ class SqlStore:
         """Return what was written after ``sequence``.
 
         Raises:
-            StoreUnavailableError: the store did not answer.
+            StoreUnavailableError: the store did not answer, or takes no writes any more.
+            IntegrityError: somebody has changed the counter of writes by hand.
         """
         with self._reader() as connection:
             epoch = self._database.epoch
             newest, now = connection.execute(select(t.changes.c.sequence, epoch)).one()
+            if now is None:
+                self._database.leave_server()
+                raise StoreUnavailableError("the store's server takes no writes any more")
+            if not isinstance(newest, int):
+                raise IntegrityError("store", "changes")
             if sequence in (0, newest):
                 return Changes(newest, frozenset(), now)
             later = select(t.keys.c.id).where(t.keys.c.changed > sequence)
@@ -284,6 +290,8 @@ class SqlStore:
                 if count_rows(copy) <= 1:
                     copy_rows(source, copy, counted("copied", rows, progress))
                 compare_rows(source, copy, counted("compared", rows, progress))
+            with self._database.reading.connect() as connection:
+                self._database.flush(connection.execution_options(isolation_level="AUTOCOMMIT"))
             retire()
         return rows
 

@@ -103,6 +103,13 @@ class SqliteDatabase:
         """Commit; if that fails, it was not made."""
         transaction.commit()
 
+    def leave_server(self) -> None:
+        """Do nothing: there is none."""
+
+    def flush(self, connection: Connection) -> None:
+        """Write the log back into the file; it needs no lock that a writer has."""
+        connection.execute(text("PRAGMA wal_checkpoint(PASSIVE)"))
+
     def version(self) -> int:
         """Return a number that is another one after any commit, of other processes too.
 
