@@ -188,7 +188,10 @@ def is_set_up(settings: Settings) -> bool:
 
 def holds_embedded_store(settings: Settings) -> bool:
     """Tell whether the file of an embedded store is here, and not one that SQLite has just made."""
-    return settings.database.is_file() and settings.database.stat().st_size > 0
+    try:
+        return settings.database.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def wire(

@@ -144,7 +144,8 @@ def join(
             with mode 0600; ``None`` when it is there already. A host that has joined
             keeps the PIN that it has.
         again: this host was part of the installation before, and has lost its state
-            directory. Otherwise its name must be a new one.
+            directory, or its first join failed at its end. Otherwise its name must be a
+            new one.
 
     Raises:
         SetupError: directory, module, token, PIN or store unusable, or the store was

@@ -60,6 +60,7 @@ class ChainWriter:
         self._clock = clock
         self._slot: Slot | None = None
         self._open: OpenFile | None = None
+        self._closed = False
         self._newest = 0
         self._next_file_at = file_bytes
         self._retired: list[int] = []
@@ -311,9 +312,19 @@ class ChainWriter:
         slot.release()
         if again is None:
             self._newest = 0
-            self.begin_anew(f"another process has {slot.name}, because its lock was removed")
+            try:
+                self.begin_anew(f"another process has {slot.name}, because its lock was removed")
+            except OSError:
+                # Nothing more goes into the other one's file; the next line takes up this slot.
+                if self._open is not None:
+                    self._retired.append(self._open.retire())
+                self._open, self.number = None, 0
+                raise
 
     def _opened(self) -> OpenFile:
+        if self._closed:
+            # Another process may have the slot by now.
+            raise OSError(errno.EBADF, "the audit log is closed")
         if self._open is None:
             if self.number:
                 self._begin_file()
@@ -339,7 +350,8 @@ class ChainWriter:
         return descriptors
 
     def close(self) -> None:
-        """Give back room, file and slot."""
+        """Give back room, file and slot; nothing is written afterwards."""
+        self._closed = True
         if self._open is not None:
             self._retired.append(self._open.retire())
             self._open = None

@@ -42,6 +42,7 @@ _SETTINGS: Final = f"""
 SELECT {TAKES_NO_WRITES}, current_setting('server_encoding'),
        set_config('statement_timeout', %(statement_ms)s, false),
        set_config('lock_timeout', %(lock_ms)s, false),
+       set_config('client_min_messages', 'warning', false),
        set_config('idle_in_transaction_session_timeout', %(idle_ms)s, false),
        set_config('synchronous_commit',
                   CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
@@ -155,8 +156,12 @@ def _one_of(failures: Sequence[tuple[_Address, psycopg.Error]]) -> psycopg.Error
     last = failures[-1][1]
     if len(failures) == 1:
         return last
-    reasons = (f"{host} port {port}: {reason_of(error)}" for (host, _, port), error in failures)
-    return type(last)("; ".join(reasons))
+    return type(last)("; ".join(f"{_shown(name)}: {reason_of(error)}" for name, error in failures))
+
+
+def _shown(name: _Address) -> str:
+    host, hostaddr, port = name
+    return f"{host or hostaddr or 'the local server'}{f' port {port}' if port else ''}"
 
 
 def _name(address: Mapping[str, Any]) -> _Address:
@@ -181,7 +186,10 @@ def _addresses(place: PostgresqlPlace) -> list[dict[str, Any]]:
     if place.password_file is not None:
         ours["password"] = _password(place.password_file)
     given = conninfo_to_dict(place.conninfo)
-    return list(conninfo_attempts({**ours, **given, "client_encoding": "UTF8"}))
+    try:
+        return list(conninfo_attempts({**ours, **given, "client_encoding": "UTF8"}))
+    except UnicodeError:
+        raise psycopg.OperationalError("a host of store.postgresql has no possible name") from None
 
 
 def _connect(
@@ -213,8 +221,8 @@ def _prepare(connection: BoundedConnection, seconds: float) -> None:
     ).fetchone()
     if row is None or row[0]:
         raise psycopg.OperationalError(
-            "the server takes no writes, as a standby; name all servers in store.postgresql, "
-            "with target_session_attrs=read-write"
+            "the server takes no writes (a standby, or default_transaction_read_only is on); "
+            "name all servers in store.postgresql, with target_session_attrs=read-write"
         )
     if row[1] != "UTF8":
         raise SettingsError(

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import psycopg
-from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
+from psycopg.errors import InsufficientPrivilege, LockNotAvailable, ReadOnlySqlTransaction
 from sqlalchemy import (
     Boolean,
     ColumnElement,
@@ -273,6 +273,8 @@ def _unconfirmed() -> StoreUnconfirmedError:
 def _hint_for(error: BaseException | None) -> str:
     if isinstance(error, InsufficientPrivilege):
         return "let the role of store.postgresql own the database"
+    if isinstance(error, LockNotAvailable):
+        return "somebody else keeps it busy; try again"
     return (
         "check that PostgreSQL runs, is reached, and lets this user in with the password in "
         "store.password_file"

@@ -86,6 +86,7 @@ class Listener:
         return ""
 
     def _listen(self) -> None:
+        self._left.clear()
         with self._route.connect(autocommit=True) as connection:
             connection.execute(f"LISTEN {CHANNEL}")
             # Nobody knows what was written before.
@@ -95,7 +96,6 @@ class Listener:
                 _log.info("the store's notifications come again")
                 self._fault = ""
             asked_at = time.monotonic()
-            self._left.clear()
             while not self._closed.is_set() and not self._left.is_set():
                 for _ in connection.notifies(timeout=_WAIT_SECONDS):
                     self.count()

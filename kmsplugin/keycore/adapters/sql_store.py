@@ -40,6 +40,7 @@ class SqlStore:
     def __init__(self, place: Place) -> None:
         """Use a database whose schema is right; see :meth:`open` and :meth:`create`."""
         self._database = _database(place)
+        self._epoch: str | None = None
 
     @classmethod
     def open(cls, place: Place) -> SqlStore:
@@ -162,6 +163,10 @@ class SqlStore:
             if now is None:
                 self._database.leave_server()
                 raise StoreUnavailableError("the store's server takes no writes any more")
+            if self._epoch not in (None, now):
+                # Other connections may still go to the server of before.
+                self._database.leave_server()
+            self._epoch = now
             if not isinstance(newest, int):
                 raise IntegrityError("store", "changes")
             if sequence in (0, newest):

@@ -134,6 +134,8 @@ class KeyCache:
             else:
                 dropped = frozenset(self._keys)
                 self._sequence = changes.sequence
+                # What is being read at this moment counts no more either.
+                self._drops += 1
             self._epoch = changes.epoch
             self._in_use = False
             for key_id in dropped:

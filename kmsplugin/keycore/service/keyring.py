@@ -128,7 +128,7 @@ class KeyringKeeper:
         Nothing is reserved for a keyring that cannot be written: it would be lost.
 
         Raises:
-            StoreUnavailableError: the store did not answer; nothing was reserved.
+            StoreUnavailableError: the store did not answer; what it reserved yet is lost.
         """
         kept = self.kept
         if kept is None or self.fault or self._clock.monotonic() < self._not_before:

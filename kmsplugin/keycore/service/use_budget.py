@@ -161,7 +161,9 @@ class UseBudget:
         except StoreUnavailableError:
             with self._lock:
                 for version_id, count in left.items():
-                    self._left[version_id] = self._left.get(version_id, 0) + count
+                    # One that was used meanwhile has got its credit already.
+                    known = self._left.get(version_id, self._credit) - self._credit
+                    self._left[version_id] = known + count
             raise
 
     def _is_forgettable(self, version_id: VersionId) -> bool:
@@ -187,7 +189,11 @@ class UseBudget:
     def _reserve(self, version_id: VersionId) -> None:
         # Not under the lock: nobody who still has uses shall wait for the disk. Of two
         # who come here at once both reserve, which only makes the block larger.
-        granted = self._store.reserve_uses([version_id], self._block, self._limit)
+        try:
+            granted = self._store.reserve_uses([version_id], self._block, self._limit)
+        except StoreUnconfirmedError:
+            # Nothing has changed but a count, which may be too high now.
+            raise StoreUnavailableError("the store has not confirmed a reservation") from None
         self._add(granted)
         if not granted[version_id]:
             raise KeyExhaustedError(

@@ -10,6 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from keycore.adapters.postgresql_patience import SILENCE_SECONDS
 from testbed.postgresql import USER, PostgreSql
 from testbed.waiting import wait_until
 from tests.integration.keycore.postgresql_site import Site, StoreUser, at_once
@@ -226,4 +227,8 @@ def test_a_writer_that_waits_for_another_waits_no_longer_than_the_deadline(
         assert answer["error"] == "StoreUnavailableError"
         assert answer["seconds"] < site.deadline_seconds + 1.5
         blocker.rollback()
-    users[0].do("create")
+    wait_until(
+        lambda: "error" not in users[0].try_to("create"),
+        within_seconds=2 * SILENCE_SECONDS,
+        what="writes go on",
+    )

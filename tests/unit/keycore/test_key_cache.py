@@ -451,3 +451,25 @@ def test_a_store_that_is_away_is_told_at_every_call_until_it_is_back(
 
     here.store.lost = False
     here.core.cache.keep_fresh()
+
+
+def test_what_was_being_read_when_everything_was_dropped_is_not_kept(
+    here: FakeInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have come from the server of before, and nobody would ever name it again."""
+    key, cache = root_key(here), here.core.cache
+    cache.refresh()
+    whole = here.store.reading
+
+    @contextmanager
+    def slow() -> Iterator[object]:
+        with whole() as rows:
+            yield rows
+        another_server(here)
+        cache.refresh()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(here.store, "reading", slow)
+        cache.key(key.id)
+
+    assert not cache.encrypting_versions()

@@ -111,6 +111,24 @@ def test_nothing_is_lost_when_the_store_does_not_take_back(
 
 
 @pytest.mark.usefixtures("few")
+def test_a_version_that_was_used_while_nothing_was_taken_back_gets_no_second_credit(
+    here: FakeInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [root_key(here) for _ in range(4)]
+    budget = on_credit(here)
+
+    def use_and_refuse(_: dict[VersionId, int]) -> None:
+        budget.take(keys[0].current.id)
+        raise StoreUnavailableError("away")
+
+    monkeypatch.setattr(here.store, "give_back_uses", use_and_refuse)
+    with pytest.raises(StoreUnavailableError):
+        used_once(budget, keys)
+
+    assert budget._left[keys[0].current.id] == CREDIT_USES - 2 + BLOCK
+
+
+@pytest.mark.usefixtures("few")
 def test_what_may_have_been_taken_back_is_not_used(
     here: FakeInstallation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
