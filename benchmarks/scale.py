@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -116,7 +117,7 @@ def copy_to(server: PostgreSql, source: Store) -> Store:
     if not server.ask("SELECT 1 FROM pg_database WHERE datname = %s", values=[name]):
         server.create_database(name)
     place = StoreSettings(postgresql=server.connection_to(name), password_file=server.password_file)
-    settings = source.settings.model_copy(update={"store": place})
+    settings = another_host(source.settings, place)
     fillings = Fillings(settings.state_dir.parent / "filling.json")
     if not apart(work.is_copied, settings):
         fillings.add("postgresql", apart(work.copy, source.settings, settings))
@@ -124,6 +125,21 @@ def copy_to(server: PostgreSql, source: Store) -> Store:
         server.ask("VACUUM ANALYZE", database=name)
     size = int(server.ask("SELECT pg_database_size(%s)", values=[name])[0][0])
     return Store(source.keys, settings, size, fillings.cost("postgresql"))
+
+
+def another_host(first: Settings, place: StoreSettings) -> Settings:
+    """Make a host with the token of ``first`` whose store is elsewhere, unless it is there."""
+    state = first.state_dir.with_name("state-postgresql")
+    if not state.exists():
+        # The store's file would be one that was not moved yet, and SoftHSM2's configuration
+        # names the directory in which it lies.
+        shutil.copytree(
+            first.state_dir,
+            state,
+            ignore=shutil.ignore_patterns("keyplane.db*", "audit", "softhsm2.conf", "*.lock"),
+        )
+    provider = first.provider.model_copy(update={"node": "scale-postgresql"})
+    return first.model_copy(update={"state_dir": state, "store": place, "provider": provider})
 
 
 @contextmanager
