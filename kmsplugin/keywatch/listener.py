@@ -109,6 +109,9 @@ def _bound(address: str) -> socket.socket:
     return listener
 
 
+_TURNS = 10
+
+
 class _Server:
     """An event loop in one thread: a caller that reads or writes slowly holds up nobody."""
 
@@ -118,6 +121,7 @@ class _Server:
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._open = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -128,11 +132,28 @@ class _Server:
 
     async def _serve(self) -> None:
         server = await asyncio.start_server(
-            self._connected, sock=self._listener, limit=HEAD_BYTES_MAX
+            self._accepted, sock=self._listener, limit=HEAD_BYTES_MAX
         )
-        # The runner cancels the connections that are left when this returns.
         await self._stopping.wait()
+        # A connection that was accepted just now becomes a task some turns of the loop later,
+        # if its server is not closed by then, and one that is closed is gone some turns later.
+        self._loop.remove_reader(self._listener)
+        await self._turn()
         server.close()
+        for task in self._tasks:
+            task.cancel()
+        await self._turn()
+
+    async def _turn(self) -> None:
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._connected(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        # One that is cancelled before it has begun would close nothing.
+        task.add_done_callback(lambda _: writer.close())
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
@@ -145,7 +166,6 @@ class _Server:
             pass
         finally:
             self._open -= 1
-            writer.close()
 
     async def _answer_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

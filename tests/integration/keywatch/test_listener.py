@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from http import HTTPStatus
 
 import pytest
@@ -210,6 +210,14 @@ def test_nothing_is_left_when_it_stops() -> None:
     assert threading.active_count() == before
     with pytest.raises(ConnectionRefusedError):
         connected(address)
+
+
+def test_a_connection_that_has_just_come_is_closed_too_when_it_stops() -> None:
+    for _ in range(20):
+        with listening(f"{HOST}:0", {}) as address:
+            connection = connected(address)
+        with closing(connection), suppress(ConnectionError):
+            assert received(connection) == b""
 
 
 def test_it_listens_on_ipv6_as_well() -> None:
