@@ -183,11 +183,16 @@ def is_set_up(settings: Settings) -> bool:
     """
     if settings.store.embedded:
         return settings.database.is_file()
-    return settings.finished_marker.is_file() and not holds_embedded_store(settings)
+    return settings.finished_marker.is_file() and not is_unmoved(settings)
 
 
-def holds_embedded_store(settings: Settings) -> bool:
-    """Tell whether the file of an embedded store is here, and not one that SQLite has just made."""
+def is_unmoved(settings: Settings) -> bool:
+    """Tell whether the settings name a database while the embedded store's file is still here.
+
+    An empty one is no store: SQLite has just made it, for a process that was forgotten.
+    """
+    if settings.store.embedded:
+        return False
     try:
         return settings.database.stat().st_size > 0
     except OSError:
@@ -374,7 +379,7 @@ def was_initialised(settings: Settings) -> bool:
 
 def not_initialised(settings: Settings) -> SetupError:
     """Return the error for a state directory without a finished store."""
-    if not settings.store.embedded and holds_embedded_store(settings):
+    if is_unmoved(settings):
         return StoreSetupError(
             f"the store is still {settings.database}, and the settings name "
             f"{store_title(settings)}",

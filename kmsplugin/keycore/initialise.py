@@ -27,7 +27,7 @@ from keycore.adapters.system_clock import SystemClock
 from keycore.bootstrap import (
     check_owner,
     connect,
-    holds_embedded_store,
+    is_unmoved,
     missing_store,
     not_initialised,
     open_audit,
@@ -157,7 +157,7 @@ def join(
             "there is nothing to join: the store is a file of this host",
             hint="set store.postgresql, or run: keyplane init",
         )
-    if holds_embedded_store(settings):
+    if is_unmoved(settings):
         raise not_initialised(settings)
     _make_state_dir(settings.state_dir)
     with exclusive(settings.state_dir / _LOCK_NAME), ExitStack() as stack:
@@ -275,7 +275,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _refuse_if_finished(settings: Settings) -> None:
-    if not settings.store.embedded and holds_embedded_store(settings):
+    if is_unmoved(settings):
         raise not_initialised(settings)
     if settings.store.embedded and not settings.database.is_file():
         finished = False

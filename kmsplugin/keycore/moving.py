@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Final
 
 from keycore.adapters.postgresql_tables import foreign_tables
 from keycore.adapters.sql_place import PostgresqlPlace
-from keycore.adapters.sql_store import SqlStore
+from keycore.adapters.sql_store import Progress, SqlStore
 from keycore.adapters.system_clock import SystemClock
 from keycore.bootstrap import (
     check_owner,
@@ -32,9 +31,6 @@ KEPT_SUFFIX: Final = ".moved"
 """What the embedded store's file is called when it is one no more."""
 
 _NAMED_MAX: Final = 3
-
-Progress = Callable[[str, int, int], None]
-"""Told what is done, how many rows of it, and of how many."""
 
 
 @dataclass(frozen=True, slots=True)

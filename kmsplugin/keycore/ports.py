@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Generic, Protocol, TypeVar
 
+from keycore.domain.audit_chain import Seal
 from keycore.domain.envelope import Suite
 from keycore.domain.ids import InstanceId, KeyId, VersionId
 from keycore.domain.instances import Installation, Instance
@@ -389,6 +390,11 @@ class AuditHead:
     digest: bytes
     at: datetime
     mac: bytes = field(repr=False)
+
+    @property
+    def seal(self) -> Seal:
+        """What the HSM has signed, without whose it is."""
+        return Seal(self.line, self.digest, self.at, self.mac)
 
 
 class Store(Protocol):

@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from keycore.adapters.audit_chain import ChainWriter
-from keycore.domain.audit_chain import Chain, Seal, forgotten_bytes, sealed_bytes
+from keycore.domain.audit_chain import Chain, Seal, is_forgotten, is_sealed, sealed_bytes
 from keycore.errors import KeyplaneError
 from keycore.ports import AuditHead, Clock, RecordSigner
 from keycore.threads import start_daemon
@@ -157,7 +157,7 @@ class Sealing:
         if self._past_checked or not self._writer.is_open:
             return
         past, chain = self._writer.past, self._writer.chain
-        if past is not None and not self._is_signed(chain, past):
+        if past is not None and not is_sealed(chain, past, self._signer.is_signed):
             self._begin_anew(f"the checkpoint of line {past.line} is forged")
         self._past_checked = True
 
@@ -178,8 +178,9 @@ class Sealing:
         self._head_checked = True
 
     def _contradiction(self, head: AuditHead, chain: Chain, past: Seal | None) -> str:
-        kept = _seal_of(head)
-        if not (self._is_signed(chain, kept) or self._was_forgotten(chain, kept)):
+        kept, is_signed = head.seal, self._signer.is_signed
+        # One that somebody had forgotten is made known again by its next seal.
+        if not (is_sealed(chain, kept, is_signed) or is_forgotten(chain, kept, is_signed)):
             return "the head of the chain in the store is forged"
         if past is None or past.line < kept.line:
             return f"the file was cut: the checkpoint of line {kept.line} is missing"
@@ -192,20 +193,13 @@ class Sealing:
             head
             for head in heads
             if (head.node, head.name) == (chain.node, chain.name)
-            and self._is_signed(Chain(head.chain, head.node, head.name), _seal_of(head))
+            and is_sealed(
+                Chain(head.chain, head.node, head.name), head.seal, self._signer.is_signed
+            )
         ]
         if known:
             self._writer.broken = f"all files of {chain.name} are gone"
             _log.error("audit files are gone", name=chain.name, chains=len(known))
-
-    def _is_signed(self, chain: Chain, seal: Seal) -> bool:
-        covered = sealed_bytes(chain, line=seal.line, digest=seal.digest, at=seal.at)
-        return self._signer.is_signed(covered, seal.mac)
-
-    def _was_forgotten(self, chain: Chain, seal: Seal) -> bool:
-        """Tell whether somebody had this chain forgotten; its next seal makes it known again."""
-        covered = forgotten_bytes(chain, line=seal.line, digest=seal.digest, at=seal.at)
-        return self._signer.is_signed(covered, seal.mac)
 
     def _begin_anew(self, reason: str) -> None:
         with self._lock:
@@ -244,10 +238,6 @@ class Sealing:
             _log.warning("audit lines are not sealed, or not told to the store", reason=fault)
         elif known and not fault:
             _log.info("audit lines are sealed again")
-
-
-def _seal_of(head: AuditHead) -> Seal:
-    return Seal(head.line, head.digest, head.at, head.mac)
 
 
 def _sync(descriptors: Sequence[int]) -> None:

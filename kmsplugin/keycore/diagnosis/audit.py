@@ -11,8 +11,8 @@ from keycore.adapters.audit_files import AuditFile, chained_files
 from keycore.adapters.audit_tail import Tail, read_end
 from keycore.diagnosis.examination import Examination
 from keycore.diagnosis.findings import Verdict, fault, ok, warning
-from keycore.domain.audit_chain import sealed_bytes
-from keycore.service.audit_findings import HeadState, IsSigned, KnownHead, known_heads
+from keycore.domain.audit_chain import IsSigned, is_sealed
+from keycore.service.audit_findings import HeadState, KnownHead, known_heads
 
 _MIB: Final = 1024 * 1024
 
@@ -65,8 +65,8 @@ def _forgery(tail: Tail, is_signed: IsSigned) -> str:
     chain, seal = tail.chain, tail.seal
     if chain is None or seal is None:
         return ""
-    covered = sealed_bytes(chain, line=seal.line, digest=seal.digest, at=seal.at)
-    return "" if is_signed(covered, seal.mac) else f"the checkpoint of line {seal.line} is forged"
+    forged = not is_sealed(chain, seal, is_signed)
+    return f"the checkpoint of line {seal.line} is forged" if forged else ""
 
 
 def _contradiction(tail: Tail, heads: Mapping[str, KnownHead]) -> str:

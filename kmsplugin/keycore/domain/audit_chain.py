@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keycore.domain.framing import encode_fields
+
+IsSigned = Callable[[bytes, bytes], bool]
+"""Tells whether a MAC is the HSM's over given bytes."""
 
 NO_DIGEST = "0" * 64
 """``prev`` of the first line of a chain."""
@@ -125,6 +128,18 @@ def forgotten_bytes(chain: Chain, *, line: int, digest: bytes, at: datetime) -> 
     store: files of the chain that turn up must still reach the line that it names.
     """
     return encode_fields((_FORGOTTEN_LABEL, chain.id, chain.node, chain.name, line, digest, at))
+
+
+def is_sealed(chain: Chain, seal: Seal, is_signed: IsSigned) -> bool:
+    """Tell whether the HSM has made a seal for a chain."""
+    covered = sealed_bytes(chain, line=seal.line, digest=seal.digest, at=seal.at)
+    return is_signed(covered, seal.mac)
+
+
+def is_forgotten(chain: Chain, seal: Seal, is_signed: IsSigned) -> bool:
+    """Tell whether the HSM has signed with what looks like a seal that a chain may be missing."""
+    covered = forgotten_bytes(chain, line=seal.line, digest=seal.digest, at=seal.at)
+    return is_signed(covered, seal.mac)
 
 
 def checkpoint_line(chain: Chain, seal: Seal, *, number: int, previous: str) -> bytes:

@@ -6,11 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from keycore.domain.audit_chain import Chain, forgotten_bytes, sealed_bytes
+from keycore.domain.audit_chain import Chain, IsSigned, is_forgotten, is_sealed
 from keycore.ports import AuditHead
-
-IsSigned = Callable[[bytes, bytes], bool]
-"""Tells whether a MAC is the HSM's over given bytes."""
 
 
 class Damage(StrEnum):
@@ -123,7 +120,6 @@ def known_heads(heads: Iterable[AuditHead], is_signed: IsSigned) -> Mapping[str,
 
 def _state(head: AuditHead, is_signed: IsSigned) -> HeadState:
     chain = chain_of_head(head)
-    if is_signed(sealed_bytes(chain, line=head.line, digest=head.digest, at=head.at), head.mac):
+    if is_sealed(chain, head.seal, is_signed):
         return HeadState.KEPT
-    covered = forgotten_bytes(chain, line=head.line, digest=head.digest, at=head.at)
-    return HeadState.FORGOTTEN if is_signed(covered, head.mac) else HeadState.FORGED
+    return HeadState.FORGOTTEN if is_forgotten(chain, head.seal, is_signed) else HeadState.FORGED

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from keycore.domain.audit_chain import CHECKPOINT, Chain, Line, chain_of, parse_line
+from keycore.domain.audit_chain import CHECKPOINT, Chain, IsSigned, Line, chain_of, parse_line
 from keycore.service.audit_findings import (
     ChainReport,
     Damage,
     Finding,
     HeadState,
-    IsSigned,
     KnownHead,
     SlotFile,
 )

@@ -12,13 +12,14 @@ from keycore.domain.audit_chain import (
     NO_DIGEST,
     TAKEN_OVER,
     Chain,
+    IsSigned,
     Line,
     Seal,
     chain_of,
     checkpoint_line,
+    is_sealed,
     parse_line,
     seal_of,
-    sealed_bytes,
 )
 from keycore.ports import AuditHead
 from keycore.service.audit_findings import (
@@ -26,7 +27,6 @@ from keycore.service.audit_findings import (
     Damage,
     Finding,
     HeadState,
-    IsSigned,
     KnownHead,
     SlotFile,
 )
@@ -223,8 +223,7 @@ class ChainWalk:
         form = checkpoint_line(self._chain, seal, number=self._number + 1, previous=self._previous)
         if form != line.text:
             raise _damaged(Damage.EDITED, line.number, read, _CHANGED)
-        covered = sealed_bytes(self._chain, line=seal.line, digest=seal.digest, at=seal.at)
-        if not self._is_signed(covered, seal.mac):
+        if not is_sealed(self._chain, seal, self._is_signed):
             raise _damaged(Damage.FORGED, line.number, read, "the HSM did not make this seal")
         known = self._digest_of(seal.line)
         if known is not None and known != seal.digest:

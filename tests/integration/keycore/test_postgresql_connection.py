@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import delete, event
 from structlog.testing import capture_logs
 
@@ -65,13 +66,19 @@ def test_a_name_with_many_addresses_gets_no_more_time_than_one(silent_port: int)
     assert time.monotonic() - started < DEADLINE.total_seconds() + LAST_ATTEMPT_SECONDS
 
 
-def test_a_server_that_says_nothing_is_passed_over(
+@pytest.fixture
+def behind_silence(
     postgresql_place: PostgresqlPlace, postgresql: PostgreSql, silent_port: int
-) -> None:
-    conninfo = postgresql_place.conninfo.replace(
-        f"port={postgresql.port}", f"port={silent_port},{postgresql.port}"
-    ).replace("host=127.0.0.1", "host=127.0.0.1,127.0.0.1")
-    store = SqlStore(replace(postgresql_place, conninfo=conninfo))
+) -> PostgresqlPlace:
+    """Where an empty store is, behind a server that says nothing."""
+    given = conninfo_to_dict(postgresql_place.conninfo)
+    ports = f"{silent_port},{postgresql.port}"
+    conninfo = make_conninfo(**{**given, "host": "127.0.0.1,127.0.0.1", "port": ports})
+    return replace(postgresql_place, conninfo=conninfo)
+
+
+def test_a_server_that_says_nothing_is_passed_over(behind_silence: PostgresqlPlace) -> None:
+    store = SqlStore(behind_silence)
 
     with closing(store):
         assert store.changes_since(0).sequence >= 0
@@ -114,13 +121,10 @@ def test_nobody_writes_where_the_row_that_writers_lock_is_missing(
 
 
 def test_a_server_that_stands_still_costs_one_caller_and_not_the_next(
-    postgresql_place: PostgresqlPlace, postgresql: PostgreSql, silent_port: int
+    behind_silence: PostgresqlPlace,
 ) -> None:
     """Its silence takes the whole of a short deadline, so nothing is left for the other one."""
-    conninfo = postgresql_place.conninfo.replace(
-        f"port={postgresql.port}", f"port={silent_port},{postgresql.port}"
-    ).replace("host=127.0.0.1", "host=127.0.0.1,127.0.0.1")
-    route = Route(replace(postgresql_place, conninfo=conninfo, deadline=DEADLINE))
+    route = Route(replace(behind_silence, deadline=DEADLINE))
     with pytest.raises(psycopg.OperationalError):
         route.connect()
 
